@@ -1,0 +1,56 @@
+# make demo    set up and run the main job on the embedded model and tasks
+# make test    lint, types, tests (what CI runs)
+# make quick   the same without the slow tests
+# make bench   benchmarks against a bare forward, TransformerLens and sae-lens
+# make figures the README's picture, from the newest capture run
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test quick bench figures lint clean
+
+demo: $(VENV)/.installed
+	@RUN=$$($(BIN)/sdlms capture --label demo) && \
+	echo && echo "The results are in $$RUN:" && \
+	echo "  sparsity.csv    one row per layer, site and task" && \
+	echo "  activations.h5  every token's activations" && \
+	echo "  counts.h5       firing counts per neuron and document" && \
+	echo "  meta.jsonl      where they came from; check them with: $(BIN)/sdlms runs verify latest"
+
+test: lint
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+quick: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m pytest benchmarks -s
+
+figures: $(VENV)/.installed-dev
+	$(BIN)/python scripts/draw_figures.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""Run `python -m sdlms`."""
+
+from sdlms.cli import main
+
+main()

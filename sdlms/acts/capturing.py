@@ -1,0 +1,145 @@
+"""Run a model over documents, once, and write what it records: activations, or statistics of them.
+
+Work is cut into blocks of documents. After each block the data are synced, then a checkpoint is
+written; a run that is killed repeats the blocks after its last checkpoint, with the same bytes.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sdlms.acts.statistics import TORCH_DTYPES, DocumentTables, Rule, check_finite
+from sdlms.models.architectures import SITES, Site, architecture_of
+from sdlms.models.batching import longest_first, run_batches, token_blocks
+from sdlms.models.device import allocated_bytes
+from sdlms.models.forward import Recorded, Worker, forward_batch
+from sdlms.models.recording import recording
+from sdlms.progress import LOGGER, Progress
+from sdlms.storage.activations import Header, Key, Rows, create_activations, dataset_name
+from sdlms.storage.counts import read_counts
+from sdlms.storage.files import write_atomically
+from sdlms.storage.flat import FlatWriter
+
+BLOCK_TOKENS = 8192
+Consume = Callable[[list[int], Recorded], None]
+
+
+@dataclass
+class Capturing:
+    """One model and what is recorded of it.
+
+    Attributes:
+        model: a base model in evaluation mode, on its device.
+        header: sites, layers and stored types.
+        threads: CPU threads that statistics may use.
+        budget: tokens in a batch, padding included; halved when memory runs out.
+        scratch: folder for checkpoints.
+        on_halved: told the new budget each time it is halved.
+    """
+
+    model: PreTrainedModel
+    header: Header
+    threads: int
+    budget: int
+    scratch: Path
+    on_halved: Callable[[int], None]
+
+    def save(self, path: Path, rows: Rows, label: str) -> None:
+        """Write `activations.h5`.
+
+        Raises:
+            UserError: a value overflows the stored type, or the disk is full.
+        """
+        if not path.exists():
+            create_activations(path, self.header, rows)
+        with FlatWriter(path) as writer:
+            self._forward(label, rows, writer, lambda *batch: _store(writer, rows, *batch))
+
+    def measure(self, writer: FlatWriter, rows: Rows, rules: dict[Key, Rule]) -> None:
+        """Fill the per-document tables of `counts.h5` while the model runs; store nothing else.
+
+        Args:
+            writer: of `counts.h5`, which holds the thresholds.
+            rows: tokens and documents.
+            rules: how each site and layer is measured.
+
+        Raises:
+            UserError: a value is not finite in the stored type, or the disk is full.
+        """
+        thresholds = {
+            key: torch.from_numpy(read_counts(writer.path, f"{dataset_name(key)}/thresholds"))
+            for key in rules
+        }
+        tables = DocumentTables(writer, rows)
+
+        def consume(documents: list[int], recorded: Recorded) -> None:
+            for key, batch in recorded.items():
+                pieces = list(_real_rows(batch, rows, documents))
+                for document, piece in zip(documents, pieces, strict=True):
+                    check_finite(piece, key, rows.document_ids[document])
+                acts = torch.cat(pieces).float()
+                tables.add(key, rules[key], documents, acts, thresholds[key])
+
+        self._forward("statistics", rows, writer, consume)
+
+    def _forward(self, label: str, rows: Rows, writer: FlatWriter, consume: Consume) -> None:
+        """The forward over all blocks that no checkpoint covers."""
+        lengths = rows.lengths
+        blocks = token_blocks(longest_first(lengths), lengths, BLOCK_TOKENS)
+        checkpoint = self.scratch / f"{label.replace(' ', '_')}.json"
+        n_done = json.loads(checkpoint.read_text())["blocks"] if checkpoint.exists() else 0
+        done = sum(int(lengths[block].sum()) for block in blocks[:n_done])
+        device = self.model.device
+        store = {site: TORCH_DTYPES[dtype] for site, dtype in self.header.store_dtype.items()}
+        causal = architecture_of(self.model.config.model_type).causal
+        gpu = (lambda: allocated_bytes(device)) if device.type == "cuda" else None
+        progress = Progress(label, rows.n_tokens, "tokens", done=done, gpu_memory=gpu)
+        record = recording(self.model, self.header.layers, self._sites)
+        with record as recorded, Worker() as worker, progress:
+
+            def step(documents: list[int]) -> None:
+                found = forward_batch(recorded, rows, documents, store, device, causal=causal)
+                worker.submit(consume, documents, found)
+                progress.advance(int(lengths[documents].sum()))
+
+            for number, block in enumerate(blocks[n_done:], start=n_done + 1):
+                self.budget = run_batches(block, lengths, self.budget, step, self._halved)
+                worker.submit(_checkpoint, writer, checkpoint, number)
+            worker.drain()
+
+    @property
+    def _sites(self) -> list[Site]:
+        return [site for site in SITES if site in self.header.sites]
+
+    def _halved(self, budget: int) -> None:
+        """Say so: in the log and, through the caller, in the run's record."""
+        LOGGER.warning("out of memory: batches are halved to %d tokens", budget)
+        self.on_halved(budget)
+
+
+def _checkpoint(writer: FlatWriter, path: Path, n_blocks: int) -> None:
+    """Make sure the data are on the disk, then say how far they go."""
+    writer.sync()
+    write_atomically(path, json.dumps({"blocks": n_blocks}).encode())
+
+
+def _real_rows(batch: Tensor, rows: Rows, documents: list[int]) -> list[Tensor]:
+    """Each document's own rows of a padded `[batch, token, unit]`."""
+    return [batch[i, : int(rows.lengths[document])] for i, document in enumerate(documents)]
+
+
+def _store(writer: FlatWriter, rows: Rows, documents: list[int], recorded: Recorded) -> None:
+    """Write one batch, each document at its own place."""
+    for key, batch in recorded.items():
+        pieces = _real_rows(batch, rows, documents)
+        for document, piece in zip(documents, pieces, strict=True):
+            check_finite(piece, key, rows.document_ids[document])
+            bits = piece.view(torch.uint16) if piece.dtype == torch.bfloat16 else piece
+            stored = np.ascontiguousarray(bits.numpy())
+            writer.write(dataset_name(key), int(rows.offsets[document]), stored)

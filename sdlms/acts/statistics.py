@@ -1,0 +1,241 @@
+"""Statistics of activations, document by document: from a finished file or from live batches."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdlms.errors import UserError
+from sdlms.numerics.quantiles import bits_of_keys, column_quantile, ordered_keys
+from sdlms.numerics.sparsity import document_statistics, magnitudes, rectified
+from sdlms.storage.activations import (
+    ActivationsReader,
+    Key,
+    Rows,
+    StoreDtype,
+    dataset_name,
+    document_blocks,
+)
+from sdlms.storage.counts import read_counts
+from sdlms.storage.flat import Array, FlatWriter
+
+FIRING_QUANTILE = 0.9
+SAMPLE_TOKENS = 100_000
+BLOCK_TOKENS = 1024
+SAMPLE_BUFFER_BYTES = 48 << 20
+TORCH_DTYPES: dict[StoreDtype, torch.dtype] = {
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one site and layer is measured.
+
+    Attributes:
+        fixed_threshold: whether a unit fires above 0; otherwise above its own 0.9 quantile.
+        rectify: whether negative means silent (plain MLP) or both signs act.
+    """
+
+    fixed_threshold: bool
+    rectify: bool
+
+    @property
+    def name(self) -> str:
+        """The threshold rule as `sparsity.csv` spells it."""
+        return "zero" if self.fixed_threshold else f"quantile_{FIRING_QUANTILE}"
+
+
+def rule_of(site: str, activation_function: str, *, gated: bool) -> Rule:
+    """The rule for a site of a model (definitions: activation fraction, threshold)."""
+    plain_neurons = site == "mlp_act" and not gated
+    return Rule(plain_neurons and activation_function == "relu", plain_neurons)
+
+
+def as_float(stored: Array) -> Tensor:
+    """Stored rows as float32; uint16 are the bits of bfloat16."""
+    tensor = torch.from_numpy(stored)
+    return (tensor.view(torch.bfloat16) if stored.dtype == np.uint16 else tensor).float()
+
+
+def check_finite(stored: Tensor, key: Key, document_id: str) -> None:
+    """Refuse values that overflow the stored type, and those that never were finite.
+
+    Raises:
+        UserError: naming site, layer and document.
+    """
+    if stored.dtype == torch.float16:  # several times faster than isfinite
+        finite = int((stored.view(torch.int16) & 0x7FFF).amax()) < 0x7C00
+    else:
+        finite = bool(stored.isfinite().all())
+    if not finite:
+        raise UserError(
+            f"{key[0]} of layer {key[1]}, document {document_id}: a value is beyond the range of "
+            f"{str(stored.dtype).removeprefix('torch.')}. Choose --store-dtype bfloat16 or "
+            "float32; if that fails too, --dtype float32."
+        )
+
+
+def in_parallel(threads: int, call: Callable[[Key], None], keys: Iterable[Key]) -> None:
+    """Call once per site and layer, several at a time, each on one thread of its own.
+
+    Statistics are many small operations: torch's threads would spend their time waiting for
+    each other, and with one thread per key the sums do not depend on `threads`.
+    """
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for future in [pool.submit(call, key) for key in keys]:
+            future.result()
+
+
+class DocumentTables:
+    """Writes per-document statistics into `counts.h5`, whatever order documents come in."""
+
+    def __init__(self, writer: FlatWriter, rows: Rows) -> None:
+        self._writer = writer
+        self._mask = rows.mask.astype(bool)
+        self._offsets = rows.offsets
+
+    def add(
+        self,
+        key: Key,
+        rule: Rule,
+        documents: Sequence[int],
+        acts: Tensor,
+        thresholds: Tensor,
+    ) -> None:
+        """Measure documents whose rows follow one another in `acts`.
+
+        Args:
+            key: site and layer.
+            rule: how to measure.
+            documents: indices; runs of consecutive ones are written together.
+            acts: `[token, unit]` float32, every row of these documents.
+            thresholds: `[unit]` float32.
+        """
+        masks = [self._mask[self._offsets[d] : self._offsets[d + 1]] for d in documents]
+        mask = np.concatenate(masks)
+        kept = acts if mask.all() else acts[torch.from_numpy(mask)]
+        offsets = np.concatenate([[0], np.cumsum([piece.sum() for piece in masks])])
+        strengths = rectified(kept) if rule.rectify else magnitudes(kept)
+        found = document_statistics(kept, strengths, offsets.astype(np.int64), thresholds)
+        name = dataset_name(key)
+        for first, last in _consecutive(documents):
+            document = documents[first]
+            self._writer.write(f"{name}/counts", document, found.counts[first:last])
+            self._writer.write(f"{name}/n_positive", document, found.n_positive[first:last])
+            ratios = found.participation_ratio[first:last]
+            self._writer.write(f"{name}/participation_ratio", document, ratios)
+
+
+def _consecutive(documents: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut a sequence of documents into runs `(first, last)` of consecutive indices."""
+    breaks = [i for i in range(1, len(documents)) if documents[i] != documents[i - 1] + 1]
+    bounds = [0, *breaks, len(documents)]
+    return list(pairwise(bounds))
+
+
+def measure_file(path: Path, writer: FlatWriter, rows: Rows, key: Key, rule: Rule) -> None:
+    """Measure one site and layer of a finished file, block by block.
+
+    Args:
+        path: `activations.h5`.
+        writer: of `counts.h5`, which holds this key's thresholds.
+        rows: tokens and documents of both files.
+        key: site and layer.
+        rule: how to measure.
+    """
+    thresholds = torch.from_numpy(read_counts(writer.path, f"{dataset_name(key)}/thresholds"))
+    tables = DocumentTables(writer, rows)
+    with ActivationsReader(path) as reader:
+        for first, last in document_blocks(rows.offsets, BLOCK_TOKENS):
+            stored = reader.read(key, int(rows.offsets[first]), int(rows.offsets[last]))
+            tables.add(key, rule, range(first, last), as_float(stored), thresholds)
+
+
+def write_file_thresholds(
+    path: Path, writer: FlatWriter, key: Key, documents: Sequence[int] | None
+) -> None:
+    """Fill in one site and layer's thresholds of `counts.h5` from a file's mask-1 tokens.
+
+    Args:
+        path: `activations.h5`.
+        writer: of `counts.h5`.
+        key: site and layer.
+        documents: those of the file that are in the sample; None takes all.
+
+    Raises:
+        UserError: no token of the sample has mask 1.
+    """
+    name = f"{dataset_name(key)}/thresholds"
+    with ActivationsReader(path) as reader:
+        chosen = _sampled_tokens(reader.rows(), documents)
+        writer.write(name, 0, _sample_quantiles(reader, key, writer.shape(name)[0], chosen))
+
+
+def write_fixed_thresholds(writer: FlatWriter, key: Key) -> None:
+    """Fill in thresholds of 0."""
+    name = f"{dataset_name(key)}/thresholds"
+    writer.write(name, 0, np.zeros(writer.shape(name), dtype=np.float32))
+
+
+def _sampled_tokens(rows: Rows, documents: Sequence[int] | None) -> NDArray[np.bool_]:
+    """`[token]`, whether a token of mask 1 belongs to one of the documents."""
+    chosen = np.zeros(rows.n_tokens, dtype=bool)
+    for document in range(rows.n_documents) if documents is None else documents:
+        piece = slice(rows.offsets[document], rows.offsets[document + 1])
+        chosen[piece] = rows.mask[piece] == 1
+    if not chosen.any():
+        raise UserError("every token is masked. Lower --skip-first or give longer documents.")
+    return chosen
+
+
+def _sample_quantiles(
+    reader: ActivationsReader, key: Key, width: int, chosen: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Quantiles over the chosen rows, `[unit]`, as many units at a time as the buffer holds."""
+    store_dtype = reader.store_dtype(key)
+    item_bytes = 4 if store_dtype == "float32" else 2
+    group = max(SAMPLE_BUFFER_BYTES // (int(chosen.sum()) * item_bytes), 1)
+    thresholds = np.empty(width, dtype=np.float32)
+    for first in range(0, width, group):
+        units = slice(first, min(first + group, width))
+        quantiles = column_quantile(_unit_major(reader, key, units, chosen), FIRING_QUANTILE)
+        thresholds[units] = _values_of(quantiles, store_dtype)
+    return thresholds
+
+
+def _unit_major(
+    reader: ActivationsReader, key: Key, units: slice, chosen: NDArray[np.bool_]
+) -> Array:
+    """`[unit, chosen token]`: int16 in the order of the 16-bit floats, or float32 themselves."""
+    sixteen_bits = reader.store_dtype(key) != "float32"
+    shape = (units.stop - units.start, int(chosen.sum()))
+    values = np.empty(shape, dtype=np.int16 if sixteen_bits else np.float32)
+    filled = 0
+    for first in range(0, len(chosen), BLOCK_TOKENS):
+        wanted = chosen[first : first + BLOCK_TOKENS]
+        n_wanted = int(wanted.sum())
+        if n_wanted:
+            stored = reader.read(key, first, first + len(wanted))[wanted, units]
+            keys = ordered_keys(stored.view(np.uint16)) if sixteen_bits else stored
+            values[:, filled : filled + n_wanted] = keys.T
+            filled += n_wanted
+    return values
+
+
+def _values_of(quantiles: Array, store_dtype: StoreDtype) -> NDArray[np.float32]:
+    """What `_unit_major` encoded, back as float32."""
+    if store_dtype == "float32":
+        return quantiles.astype(np.float32)
+    bits = bits_of_keys(quantiles.astype(np.int16))
+    stored = bits if store_dtype == "bfloat16" else bits.view(np.float16)
+    values: NDArray[np.float32] = as_float(stored).numpy()
+    return values

@@ -1,0 +1,67 @@
+"""sdlms: measure, explain and exploit sparse, modular structure in dense language models."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from sdlms.command import add_stage, dashed
+from sdlms.errors import UserError
+from sdlms.stages import capture
+from sdlms.tools import runs as runs_tool
+
+STAGES = (capture,)
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _stage in STAGES:
+    add_stage(app, dashed(_stage.__name__.rpartition(".")[2]), _stage.Config, _stage.run)
+app.add_typer(runs_tool.app, name="runs")
+
+
+def _show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        from sdlms.provenance import package_version
+
+        typer.echo(f"sdlms {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 the user can mend it, 3 check failed, 130 stopped.
+
+    Anything else that is raised is our bug: its traceback is shown and the code is 1.
+    """
+    try:
+        code = app(args=arguments, prog_name="sdlms", standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except typer.TyperException as error:
+        _fail(error.format_message())
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    """One line on stderr, exit code 2."""
+    typer.echo(f"sdlms: {' '.join(message.split())}", err=True)
+    sys.exit(2)

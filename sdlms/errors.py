@@ -1,0 +1,20 @@
+"""The one exception type meant for the user, and the hint that its messages end with."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend; shown as one line, exit code 2.
+
+    The message says what is wrong, the value, the rule and the next step.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or the known words when none is close."""
+    words = list(known)
+    for spelling in (word, word.replace("-", "_"), word.lower()):
+        if close := difflib.get_close_matches(spelling, words, n=1, cutoff=0.6):
+            return f" Did you mean '{close[0]}'?"
+    return f" Known: {', '.join(words)}."

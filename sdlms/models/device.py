@@ -1,0 +1,91 @@
+"""Where and in what precision a model computes: the device rule, decided once, by capability."""
+
+import os
+
+import psutil
+import torch
+
+from sdlms.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `--device` means; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda:0" if n_cuda else "mps" if mps else "cpu"
+    if name.startswith("cuda"):
+        index = int(name.partition(":")[2] or 0)
+        if index >= n_cuda:
+            raise UserError(f"--device {name}: this machine has {n_cuda} CUDA devices.")
+        return torch.device("cuda", index)
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine has no Metal device.")
+    return torch.device(name)
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """The type that `--dtype` means; `auto` is bfloat16 where the device multiplies it natively."""
+    if name == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    if name == "float16" and device.type == "cpu":
+        raise UserError("--dtype float16 is for GPUs. On a CPU choose float32 or bfloat16.")
+    return DTYPES[name]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 run in hardware, not by emulation."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def set_threads(threads: int) -> int:
+    """Set torch's threads on the CPU; 0 takes all cores this process may use.
+
+    Returns:
+        The number in force.
+    """
+    if threads == 0:
+        affinity = getattr(os, "sched_getaffinity", None)
+        threads = len(affinity(0)) if affinity else os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    return threads
+
+
+def memory_of(device: torch.device) -> tuple[int, int]:
+    """Total and free memory of the device, in bytes; for the CPU that of the machine."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total, free
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available
+
+
+def allocated_bytes(device: torch.device) -> int:
+    """Bytes that torch holds on an accelerator; 0 on the CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def decisions(device: torch.device, dtype: str, threads: int) -> dict[str, str | int]:
+    """What `auto` means on this machine, as `meta.jsonl` records it; sets the threads."""
+    return {
+        "device": str(device),
+        "device_name": describe(device),
+        "device_memory_bytes": memory_of(device)[0],
+        "dtype": str(dtype_of(dtype, device)).removeprefix("torch."),
+        "threads": set_threads(threads),
+    }
+
+
+def describe(device: torch.device) -> str:
+    """The device's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,59 @@
+"""Which layers a user means: indices, shares of the depth, or all."""
+
+import math
+
+from sdlms.errors import UserError
+
+DEFAULT_LAYERS = ("25%", "50%", "75%")
+
+
+def check_layers(layers: tuple[str, ...]) -> None:
+    """Check the spelling, before any model is known.
+
+    Raises:
+        UserError: a word is neither an index, nor a percentage, nor `all` alone.
+    """
+    if not layers:
+        raise UserError("--layers is empty. Name indices, percentages, or all.")
+    for word in layers:
+        if word == "all" and len(layers) == 1:
+            continue
+        if not (word.isdecimal() or _percentage(word) is not None):
+            raise UserError(
+                f"--layers: '{word}' is neither an index (0, 1, …), nor a percentage of the "
+                "depth (25%), nor 'all' alone."
+            )
+
+
+def _percentage(word: str) -> float | None:
+    """A share of the depth in percent, 0 to 100; None where the word is none."""
+    number = word.removesuffix("%")
+    if number == word or not number.replace(".", "", 1).isdecimal():
+        return None
+    return float(number) if float(number) <= 100 else None
+
+
+def layer_at(fraction: float, n_layers: int) -> int:
+    """The layer at a relative depth: half up of fraction x n_layers, at most the last."""
+    return min(math.floor(fraction * n_layers + 0.5), n_layers - 1)
+
+
+def layers_of(layers: tuple[str, ...], n_layers: int) -> list[int]:
+    """The layers of a model, ascending; those that coincide are named once.
+
+    Raises:
+        UserError: an index is beyond the model.
+    """
+    check_layers(layers)
+    if layers == ("all",):
+        return list(range(n_layers))
+    chosen = set()
+    for word in layers:
+        percentage = _percentage(word)
+        layer = int(word) if percentage is None else layer_at(percentage / 100, n_layers)
+        if layer >= n_layers:
+            raise UserError(
+                f"--layers: there is no layer {layer}; the model has layers 0 to {n_layers - 1}."
+            )
+        chosen.add(layer)
+    return sorted(chosen)

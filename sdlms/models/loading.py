@@ -1,0 +1,195 @@
+"""Find a model by embedded name, folder or hub id; load its tokenizer and its base model.
+
+Finding reads the config only; weights are fetched, hashed and loaded later, so that settings can
+be checked first. Weights are safetensors; code that comes with a model is never run.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdlms.errors import UserError, did_you_mean
+from sdlms.storage.assets import asset_folder
+from sdlms.storage.files import sha256_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"]
+WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was found but not loaded.
+
+    Attributes:
+        name: as the user wrote it.
+        folder: holds `config.json`; for a hub model its snapshot in the cache.
+        revision: what the user asked for, None for the default.
+        commit: the hub's commit, None for folders and embedded models.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None = None
+    commit: str | None = None
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(path.parent.name for path in asset_folder("models").glob("*/config.json"))
+
+
+def find_model(name: str, revision: str | None) -> ModelSource:
+    """What `--model` means: an embedded name, then a folder, then a hub id.
+
+    Raises:
+        UserError: it is none of them, or the hub cannot be reached and has not cached it.
+    """
+    if name in embedded_models():
+        _refuse_revision(name, revision)
+        return ModelSource(name, asset_folder("models") / name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _refuse_revision(name, revision)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"--model {name}: the folder has no config.json.")
+        return ModelSource(name, folder)
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
+        hint = did_you_mean(name, embedded_models())
+        raise UserError(
+            f"--model '{name}' is no embedded model, no folder, and no hub id (owner/name).{hint}"
+        )
+    snapshot = _fetch(name, revision, ["config.json", "generation_config.json", *TOKENIZER_FILES])
+    return ModelSource(name, snapshot, revision, commit=snapshot.name)
+
+
+def _refuse_revision(name: str, revision: str | None) -> None:
+    """Only hub models have revisions."""
+    if revision is not None:
+        raise UserError(f"--revision is for hub models; '{name}' lies on this disk.")
+
+
+def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
+    """Download, or find in the cache under HF_HOME, some files of a hub model."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"--model {name}: the hub cannot be reached and the cache does not hold it. "
+            f"Give a folder, or one of: {', '.join(embedded_models())}."
+        ) from None
+    except (HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).splitlines()[0].strip(" .")
+        raise UserError(f"--model {name}: the hub refuses: {reason}.") from None
+    except OSError as error:
+        raise UserError(f"--model {name}: cannot fetch it: {error}") from None
+
+
+def load_config(source: ModelSource) -> "PreTrainedConfig":
+    """The model's config.
+
+    Raises:
+        UserError: `config.json` is missing, malformed, or of a family transformers lacks.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source.folder, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--model {source.name}: cannot read its config: {reason}") from None
+    return config
+
+
+def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer.
+
+    Raises:
+        UserError: the folder holds none that can be read without the model's own code.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--model {source.name}: cannot load its tokenizer: {reason}") from None
+
+
+def tokenizer_hashes(source: ModelSource) -> dict[str, str]:
+    """File name -> sha256 of what the tokenizer is made of."""
+    files = {path for pattern in TOKENIZER_FILES for path in source.folder.glob(pattern)}
+    return {path.name: sha256_of(path) for path in sorted(files) if path.is_file()}
+
+
+def weight_hashes(source: ModelSource) -> dict[str, str]:
+    """File name -> sha256 of the weights, fetched first when they are on the hub.
+
+    Raises:
+        UserError: there are no safetensors weights.
+    """
+    if source.commit is not None:
+        _fetch(source.name, source.commit, WEIGHT_FILES)
+    files = sorted(path for path in source.folder.glob("*.safetensors") if path.is_file())
+    if not files:
+        raise UserError(
+            f"--model {source.name}: no *.safetensors weights in {source.folder}. "
+            "Save it with save_pretrained to get them."
+        )
+    return {path.name: sha256_of(path) for path in files}
+
+
+def load_base_model(
+    source: ModelSource, dtype: torch.dtype, device: torch.device
+) -> "PreTrainedModel":
+    """The model without its head, ready to read: evaluation mode, no gradients.
+
+    Raises:
+        UserError: the weights cannot be read, do not fit the config, or do not fit the memory.
+    """
+    from transformers import AutoModel
+
+    try:
+        with _quiet_transformers():
+            model: PreTrainedModel = AutoModel.from_pretrained(
+                source.folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
+        model.to(device)  # type: ignore[arg-type]
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--model {source.name} does not fit the memory of {device} in {dtype}."
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--model {source.name}: cannot load its weights: {reason}") from None
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence the report that a causal model's head was not loaded, and the progress bar."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

@@ -1,0 +1,167 @@
+"""Documents to tokens: which are kept, how they are cut, which of them statistics may read."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdlms.errors import UserError
+from sdlms.storage.activations import Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK_DOCUMENTS = 256
+SPECIAL_TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "cls_token_id",
+    "sep_token_id",
+    "mask_token_id",
+)
+
+
+class Text(NamedTuple):
+    """One document to be tokenised."""
+
+    id: str
+    task: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens that were kept.
+
+    Attributes:
+        rows: tokens and documents, task by task, each task's documents in seeded order.
+        truncated: ids of documents that were longer than the context.
+    """
+
+    rows: Rows
+    truncated: list[str]
+
+
+class _Encoded(NamedTuple):
+    """One tokenised document."""
+
+    text: Text
+    ids: list[int]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Which tokens are kept and which of them statistics read.
+
+    Attributes:
+        max_tokens: budget of each task; whole documents until the next would exceed it.
+        skip_first: this many positions at the start of each document get mask 0.
+        seed: of the order of documents.
+    """
+
+    max_tokens: int
+    skip_first: int
+    seed: int
+
+
+def tokenize(
+    tokenizer: "PreTrainedTokenizerBase",
+    tasks: Sequence[Sequence[Text]],
+    context: int,
+    budget: Budget,
+) -> Tokens:
+    """Tokenise each task's documents in seeded order until its budget is full.
+
+    Args:
+        tokenizer: adds the special tokens that the model expects.
+        tasks: the documents of each task; a task's order does not depend on the other tasks.
+        context: longest document in tokens; longer ones are cut.
+        budget: how much of each task is kept.
+
+    Raises:
+        UserError: a task's first document alone exceeds the budget.
+    """
+    kept: list[_Encoded] = []
+    for texts in tasks:
+        kept.extend(
+            _within_budget(tokenizer, _shuffled(texts, budget.seed), context, budget.max_tokens)
+        )
+    special = {getattr(tokenizer, name) for name in SPECIAL_TOKENS} - {None}
+    ids = np.concatenate([np.array(item.ids, dtype=np.int32) for item in kept])
+    offsets = np.concatenate([[0], np.cumsum([len(item.ids) for item in kept])]).astype(np.int64)
+    rows = Rows(
+        ids=ids,
+        mask=_mask(ids, offsets, special, budget.skip_first),
+        offsets=offsets,
+        document_ids=[item.text.id for item in kept],
+        document_tasks=[item.text.task for item in kept],
+    )
+    return Tokens(rows, [item.text.id for item in kept if item.truncated])
+
+
+def _shuffled(texts: Sequence[Text], seed: int) -> list[Text]:
+    """A task's documents in an order that depends on the seed and the task's name only."""
+    name = hashlib.sha256(texts[0].task.encode()).digest()
+    generator = np.random.default_rng([seed, int.from_bytes(name[:8], "big")])
+    return [texts[index] for index in generator.permutation(len(texts))]
+
+
+def _within_budget(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Text], context: int, max_tokens: int
+) -> list[_Encoded]:
+    """Whole documents until the next would exceed the budget."""
+    kept: list[_Encoded] = []
+    n_tokens = 0
+    for item in _encoded(tokenizer, texts, context):
+        n_tokens += len(item.ids)
+        if n_tokens > max_tokens:
+            break
+        kept.append(item)
+    if not kept:
+        raise UserError(
+            f"--max-tokens {max_tokens}: the first document of task '{texts[0].task}' has "
+            f"{n_tokens} tokens. Allow at least that many."
+        )
+    return kept
+
+
+def _encoded(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Text], context: int
+) -> Iterator[_Encoded]:
+    """Tokenise a chunk at a time, so that a large corpus is read no further than needed."""
+    for first in range(0, len(texts), CHUNK_DOCUMENTS):
+        chunk = texts[first : first + CHUNK_DOCUMENTS]
+        whole = tokenizer([text.text for text in chunk], verbose=False)["input_ids"]
+        for text, ids in zip(chunk, whole, strict=True):
+            if len(ids) <= context:
+                yield _Encoded(text, ids, False)
+                continue
+            # Cut by the tokenizer, which keeps its closing special token.
+            cut = tokenizer(text.text, truncation=True, max_length=context)["input_ids"]
+            yield _Encoded(text, cut, True)
+
+
+def _mask(
+    ids: NDArray[np.int32], offsets: NDArray[np.int64], special: set[int], skip_first: int
+) -> NDArray[np.uint8]:
+    """1 for tokens that statistics read: neither special nor among the first of a document."""
+    mask = ~np.isin(ids, sorted(special))
+    for first, last in pairwise(offsets.tolist()):
+        mask[first : min(first + skip_first, last)] = False
+    return mask.astype(np.uint8)
+
+
+def documents_within(lengths: NDArray[np.int64], max_tokens: int, seed: int) -> list[int]:
+    """A seeded sample of whole documents of at most `max_tokens` tokens, ascending.
+
+    At least one document, however long.
+    """
+    order = np.random.default_rng([seed, len(lengths)]).permutation(len(lengths))
+    n_kept = int(np.searchsorted(np.cumsum(lengths[order]), max_tokens, side="right"))
+    return sorted(int(document) for document in order[: max(n_kept, 1)])

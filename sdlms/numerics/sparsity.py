@@ -1,0 +1,118 @@
+"""How sparse activations are: participation ratio, firing counts, activation fraction."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+def rectified(acts: Tensor) -> Tensor:
+    """max(acts, 0): the strengths of neurons in a plain MLP, where negative means silent."""
+    return acts.clamp(min=0)
+
+
+def magnitudes(acts: Tensor) -> Tensor:
+    """|acts|: the strengths of gated neurons and of residual-like units, where both signs act."""
+    return acts.abs()
+
+
+def participation_ratio(strengths: Tensor) -> Tensor:
+    """Effective number of active units per token, (sum x)^2 / sum x^2.
+
+    Args:
+        strengths: `[token, unit]` float32 or float64, >= 0; scale does not matter.
+
+    Returns:
+        `[token]` float64 in [1, n_units]; 0 where every unit is 0.
+
+    Source: Treves and Rolls (1991), "What determines the capacity of autoassociative memories
+    in the brain?", eq. for sparseness times the number of units.
+    """
+    # Scaled by the token's largest unit: tiny or huge activations must not leave float32's range.
+    scale = strengths.amax(dim=1, keepdim=True)
+    scaled = strengths / torch.where(scale > 0, scale, 1)
+    total = scaled.sum(dim=1).double()
+    norm = torch.linalg.vector_norm(scaled, dim=1).double()
+    return torch.where(norm > 0, (total / torch.where(norm > 0, norm, 1)) ** 2, 0)
+
+
+@dataclass(frozen=True)
+class DocumentStatistics:
+    """Statistics of one site and layer, one row per document; mask-1 tokens only.
+
+    Attributes:
+        counts: `[document, unit]` uint32, tokens on which the unit is above its threshold.
+        n_positive: `[document]` int64, (token, unit) pairs with activation above 0.
+        participation_ratio: `[document]` float64, summed over the document's tokens.
+    """
+
+    counts: NDArray[np.uint32]
+    n_positive: NDArray[np.int64]
+    participation_ratio: NDArray[np.float64]
+
+
+def document_statistics(
+    acts: Tensor, strengths: Tensor, offsets: NDArray[np.int64], thresholds: Tensor
+) -> DocumentStatistics:
+    """Count and sum over each document.
+
+    Args:
+        acts: `[token, unit]` float32, the mask-1 tokens of the documents one after another.
+        strengths: `[token, unit]` float32, `rectified(acts)` or `magnitudes(acts)`.
+        offsets: `[document + 1]`, from 0 to n_tokens.
+        thresholds: `[unit]` float32; a unit fires strictly above its own.
+
+    Returns:
+        One row per document; zeros for a document without tokens.
+    """
+    firing = acts > thresholds
+    bounds = pairwise(offsets.tolist())
+    counts = [firing[first:last].sum(dim=0, dtype=torch.int32) for first, last in bounds]
+    positive = torch.count_nonzero(acts > 0, dim=1).numpy()
+    ratios = participation_ratio(strengths).numpy()
+    return DocumentStatistics(
+        counts=torch.stack(counts).numpy().astype(np.uint32),
+        n_positive=_document_sums(positive, offsets),
+        participation_ratio=_document_sums(ratios, offsets),
+    )
+
+
+def _document_sums(per_token: NDArray[Number], offsets: NDArray[np.int64]) -> NDArray[Number]:
+    """Sums over documents, each by itself, so that a document's sum knows no neighbour."""
+    sums = [per_token[first:last].sum() for first, last in pairwise(offsets.tolist())]
+    return np.array(sums, dtype=per_token.dtype)
+
+
+def token_mean(sums: NDArray[np.float64], n_tokens: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean over tokens, with its standard error over documents.
+
+    Documents, not tokens, are independent: the mean is a ratio estimator over clusters, and
+    its error is that of the documents' residuals around it.
+
+    Args:
+        sums: `[document]` sum of the quantity over each document's tokens.
+        n_tokens: `[document]` tokens of each document.
+
+    Returns:
+        Mean and standard error; NaN and NaN without tokens, NaN error with fewer than two
+        documents.
+
+    Source: Cochran (1977), Sampling Techniques, eq. 6.13 without the finite-population factor.
+    """
+    used = n_tokens > 0
+    sums, n_tokens = sums[used].astype(np.float64), n_tokens[used]
+    n_documents, total = len(sums), int(n_tokens.sum())
+    if n_documents == 0:
+        return float("nan"), float("nan")
+    mean = float(sums.sum() / total)
+    if n_documents == 1:
+        return mean, float("nan")
+    residuals = sums - mean * n_tokens
+    variance = n_documents / (n_documents - 1) * float(residuals @ residuals)
+    return mean, float(np.sqrt(variance) / total)

@@ -1,0 +1,306 @@
+"""Capture a model's activations on probe tasks and measure how sparse they are.
+
+Writes activations.h5 (every token's activations), counts.h5 (firing counts per unit and document)
+and sparsity.csv (one row per layer, site and task).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from sdlms.command import ComputeConfig
+from sdlms.errors import UserError, did_you_mean
+from sdlms.models.architectures import SITES, Site
+from sdlms.models.layers import DEFAULT_LAYERS, check_layers
+from sdlms.progress import LOGGER, readable_bytes
+from sdlms.run_writer import RunWriter
+from sdlms.tasks import DEFAULT_MANIFEST, Task, load_tasks
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+
+    from sdlms.acts.capturing import Capturing
+    from sdlms.acts.statistics import Rule
+    from sdlms.models.inputs import Inputs
+    from sdlms.models.loading import ModelSource
+    from sdlms.storage.activations import Header, Key, Rows, StoreDtype
+    from sdlms.storage.flat import FlatWriter
+
+ACTIVATIONS = "activations.h5"
+COUNTS = "counts.h5"
+SPARSITY = "sparsity.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ComputeConfig):
+    """Settings of the capture stage."""
+
+    model: Annotated[str, "Embedded name, local folder, or hub id."] = "sdlms-medium"
+    revision: Annotated[str | None, "Branch, tag or commit of a hub model."] = None
+    tasks: Annotated[
+        tuple[str, ...], "A manifest (embedded name or path), or task names of the default one."
+    ] = (DEFAULT_MANIFEST,)
+    texts: Annotated[Path | None, "A text or .jsonl file to read instead of tasks."] = None
+    field: Annotated[str, "Key of the text in a .jsonl file given by --texts."] = "text"
+    layers: Annotated[tuple[str, ...], "Indices, percentages of the depth, or all."] = (
+        DEFAULT_LAYERS
+    )
+    site: Annotated[tuple[str, ...], f"Any of {', '.join(SITES)}."] = ("mlp_act",)
+    max_tokens: Annotated[int, "Tokens per task, in whole documents."] = 20_000
+    skip_first: Annotated[int, "Positions at a document's start that statistics skip."] = 0
+    save: Annotated[bool, "Write activations.h5, or only statistics."] = True
+    store_dtype: Annotated[
+        Literal["auto", "float16", "float32", "bfloat16"],
+        "Stored type; auto is float16 for neurons, bfloat16 for residual-like sites.",
+    ] = "auto"
+    batch_tokens: Annotated[int, "Tokens in a batch, padding included; 0 chooses."] = 0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is read."""
+        super().__post_init__()
+        check_layers(self.layers)
+        if not self.site:
+            raise UserError(f"--site is empty. Choose from {', '.join(SITES)}.")
+        for site in self.site:
+            if site not in SITES:
+                raise UserError(f"--site: unknown site '{site}'.{did_you_mean(site, SITES)}")
+        for name, least in (("max_tokens", 1), ("skip_first", 0), ("batch_tokens", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} must be >= {least}, got {getattr(self, name)}.")
+        if self.texts is not None and self.tasks != (DEFAULT_MANIFEST,):
+            raise UserError("--tasks and --texts exclude each other. Give one of them.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before the model is loaded.
+
+    Attributes:
+        inputs: model and tokens.
+        device: where the model will run.
+        header: what is stored, with the width of each site and layer.
+        rules: how each site and layer is measured.
+        sample: documents from which thresholds are estimated; empty when all are fixed.
+        tasks: what was read of each task.
+    """
+
+    inputs: "Inputs"
+    device: "torch.device"
+    header: "Header"
+    rules: "dict[Key, Rule]"
+    sample: list[int]
+    tasks: list[Task]
+
+    @property
+    def rows(self) -> "Rows":
+        """Tokens and documents."""
+        return self.inputs.tokens.rows
+
+
+def run(config: Config, out: RunWriter) -> None:
+    """Write `activations.h5`, `counts.h5` and `sparsity.csv`.
+
+    Raises:
+        UserError: a setting or an input is wrong (before anything is written); or a value
+            overflows the stored type, the disk is full, one document does not fit the memory.
+    """
+    plan = _plan(config)
+    out.check_disk(
+        _predicted_bytes(config, plan), "Lower --max-tokens, name fewer --layers, or use --no-save."
+    )
+    decided = out.start(_resolved(plan), _decisions(config, plan))
+    _announce(plan, decided, out)
+    capturing = _load(plan, decided, out)
+    if config.save:
+        _save(plan, capturing, out)
+    else:
+        _stream(plan, capturing, out)
+    _tabulate(plan, out)
+    out.summary["tokens"] = plan.rows.n_tokens
+
+
+def _plan(config: Config) -> Plan:
+    """Check every setting and input; read and tokenise the documents."""
+    from sdlms.acts.statistics import SAMPLE_TOKENS, rule_of
+    from sdlms.models.device import device_of, dtype_of
+    from sdlms.models.inputs import read_inputs, read_model
+    from sdlms.models.tokens import Budget, Text, documents_within
+
+    device = device_of(config.device)
+    dtype_of(config.dtype, device)
+    source, model_config = read_model(config.model, config.revision)
+    header = _header(config, source, model_config)
+    tasks = load_tasks(config.tasks, config.texts, config.field)
+    texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
+    budget = Budget(config.max_tokens, config.skip_first, config.seed)
+    inputs = read_inputs(source, model_config, texts, budget)
+    rules = {
+        key: rule_of(key[0], header.activation_function, gated=header.gated) for key in header.units
+    }
+    sample = documents_within(inputs.tokens.rows.lengths, SAMPLE_TOKENS, config.seed)
+    if all(rule.fixed_threshold for rule in rules.values()):
+        sample = []
+    return Plan(inputs, device, header, rules, sample, tasks)
+
+
+def _header(config: Config, source: "ModelSource", model_config: "PreTrainedConfig") -> "Header":
+    """What will be stored: every site at every layer, with its width and type."""
+    from sdlms.models.architectures import activation_name, architecture_of, n_layers, n_units
+    from sdlms.models.layers import layers_of
+    from sdlms.storage.activations import Header
+
+    sites = [site for site in SITES if site in config.site]
+    layers = layers_of(config.layers, n_layers(model_config))
+    return Header(
+        model=source.name,
+        revision=source.commit or "",
+        units={(site, layer): n_units(model_config, site) for site in sites for layer in layers},
+        store_dtype={site: _store_dtype(config, site) for site in sites},
+        activation_function=activation_name(model_config),
+        gated=architecture_of(model_config.model_type).gated,
+    )
+
+
+def _store_dtype(config: Config, site: Site) -> "StoreDtype":
+    """The stored type of a site; residual streams have outliers beyond float16's range."""
+    if config.store_dtype != "auto":
+        return config.store_dtype
+    return "float16" if site == "mlp_act" else "bfloat16"
+
+
+def _predicted_bytes(config: Config, plan: Plan) -> int:
+    """What the run will take on disk, scratch files among it."""
+    from sdlms.storage.activations import predicted_bytes
+
+    sampled = int(plan.rows.lengths[plan.sample].sum())
+    counts = 4 * plan.rows.n_documents * sum(plan.header.units.values())
+    return counts + predicted_bytes(plan.header, plan.rows.n_tokens if config.save else sampled)
+
+
+def _resolved(plan: Plan) -> dict[str, Any]:
+    """What the inputs turned out to be, with their hashes."""
+    captured = plan.rows.document_tasks
+    data = [{**task.record(), "n_captured": captured.count(task.name)} for task in plan.tasks]
+    return {"model": plan.inputs.model_record(), "data": data}
+
+
+def _decisions(config: Config, plan: Plan) -> dict[str, Any]:
+    """What `auto` means on this machine, decided by capability."""
+    from sdlms.models.batching import DEFAULT_BUDGET
+    from sdlms.models.device import decisions
+
+    return {
+        **decisions(plan.device, config.dtype, config.threads),
+        "batch_tokens": config.batch_tokens or DEFAULT_BUDGET[plan.device.type],
+        "layers": plan.header.layers,
+        "store_dtype": plan.header.store_dtype,
+    }
+
+
+def _announce(plan: Plan, decided: dict[str, Any], out: RunWriter) -> None:
+    """Log what will happen, and what was left out of the documents."""
+    from sdlms.models.device import memory_of
+
+    total, free = (readable_bytes(size) for size in memory_of(plan.device))
+    LOGGER.info(
+        f"{plan.header.model}: {', '.join(plan.header.sites)} at layers "
+        f"{', '.join(str(layer) for layer in plan.header.layers)}; "
+        f"{plan.rows.n_tokens:,} tokens in {plan.rows.n_documents:,} documents"
+    )
+    LOGGER.info(
+        f"device {plan.device} ({decided['device_name']}), memory {total}, free {free}; "
+        f"{decided['dtype']}, {decided['threads']} threads, "
+        f"batches of {decided['batch_tokens']} tokens"
+    )
+    for task in plan.tasks:
+        if task.n_duplicates:
+            LOGGER.warning(f"{task.name}: dropped {task.n_duplicates} duplicate documents")
+    if truncated := plan.inputs.tokens.truncated:
+        LOGGER.warning(f"{len(truncated)} documents are longer than the context and were cut")
+        if not out.resumed:
+            out.event("document_truncated", count=len(truncated), ids=truncated)
+
+
+def _load(plan: Plan, decided: dict[str, Any], out: RunWriter) -> "Capturing":
+    """Load the model, to work as was decided."""
+    from sdlms.acts.capturing import Capturing
+    from sdlms.models.device import DTYPES, set_threads
+    from sdlms.models.loading import load_base_model
+
+    set_threads(decided["threads"])
+    halved = out.events("batch_halved")
+    return Capturing(
+        model=load_base_model(plan.inputs.source, DTYPES[decided["dtype"]], plan.device),
+        header=plan.header,
+        threads=decided["threads"],
+        budget=halved[-1]["batch_tokens"] if halved else decided["batch_tokens"],
+        scratch=out.scratch,
+        on_halved=lambda budget: out.event("batch_halved", batch_tokens=budget),
+    )
+
+
+def _save(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
+    """One forward that stores everything; statistics are then read from the file."""
+    from sdlms.acts.statistics import in_parallel, measure_file
+    from sdlms.storage.counts import create_counts
+    from sdlms.storage.flat import FlatWriter
+
+    path = out.path / ACTIVATIONS
+    with out.phase("forward"):
+        capturing.save(path, plan.rows, "capture")
+    out.output(ACTIVATIONS)  # hashed in the background from here on
+    create_counts(out.path / COUNTS, plan.header.units, plan.rows, plan.sample)
+
+    def measure(key: "Key") -> None:
+        _write_thresholds(plan, key, path, plan.sample, counts)
+        measure_file(path, counts, plan.rows, key, plan.rules[key])
+
+    with out.phase("statistics"), FlatWriter(out.path / COUNTS) as counts:
+        in_parallel(capturing.threads, measure, plan.rules)
+
+
+def _stream(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
+    """Statistics only: a forward over the threshold sample, then one over everything."""
+    from sdlms.acts.statistics import in_parallel
+    from sdlms.storage.counts import create_counts
+    from sdlms.storage.flat import FlatWriter
+
+    if not (out.path / COUNTS).exists():
+        create_counts(out.path / COUNTS, plan.header.units, plan.rows, plan.sample)
+    path = out.scratch / ACTIVATIONS
+    with FlatWriter(out.path / COUNTS) as counts:
+        with out.phase("threshold_sample"):
+            if plan.sample:
+                capturing.save(path, plan.rows.subset(plan.sample), "threshold sample")
+            write = partial(_write_thresholds, plan, path=path, documents=None, counts=counts)
+            in_parallel(capturing.threads, write, plan.rules)
+        with out.phase("forward"):
+            capturing.measure(counts, plan.rows, plan.rules)
+
+
+def _write_thresholds(
+    plan: Plan, key: "Key", path: Path, documents: list[int] | None, counts: "FlatWriter"
+) -> None:
+    """The thresholds of one site and layer, by its rule."""
+    from sdlms.acts.statistics import write_file_thresholds, write_fixed_thresholds
+
+    if plan.rules[key].fixed_threshold:
+        write_fixed_thresholds(counts, key)
+    else:
+        write_file_thresholds(path, counts, key, documents)
+
+
+def _tabulate(plan: Plan, out: RunWriter) -> None:
+    """Write `sparsity.csv` from `counts.h5`."""
+    from sdlms.acts.sparsity import COLUMNS, sparsity_rows
+    from sdlms.storage.tables import write_table
+
+    out.output(COUNTS)
+    tasks = [task.name for task in plan.tasks]
+    with out.phase("table"):
+        rows = sparsity_rows(out.path / COUNTS, plan.rules, tasks)
+        write_table(out.path / SPARSITY, COLUMNS, rows)
+    out.output(SPARSITY, columns=COLUMNS)

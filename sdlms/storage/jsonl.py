@@ -1,0 +1,42 @@
+"""JSON Lines: one JSON object per line (`meta.jsonl`, manifests, documents)."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sdlms.errors import UserError
+
+
+def encode_line(record: dict[str, Any]) -> bytes:
+    """One record as a line of UTF-8 with its newline."""
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, record); blank lines are passed over.
+
+    Raises:
+        UserError: a line is not a JSON object, naming file and line number, or is not UTF-8.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            yield number, _decode_line(path, number, line)
+
+
+def _decode_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Parse one line or say what is wrong with it."""
+    where = f"{path}:{number}"
+    try:
+        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: not UTF-8 text; is this a binary file?") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid JSON (nested too deeply).") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(record).__name__}.")
+    return record
