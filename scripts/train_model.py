@@ -152,6 +152,7 @@ def main() -> None:
     model = train(plan, ids, len(tokenizer))
     folder = MODELS / plan.name
     model.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     (folder / "generation_config.json").unlink(missing_ok=True)
     write_card(plan.name, plan.n_steps * BATCH * CONTEXT, plan.seed)
     print(folder)

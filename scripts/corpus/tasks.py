@@ -30,20 +30,21 @@ TASKS = {
 }
 
 
-def _endless(name: str, split: Split) -> Iterator[str]:
+def _endless(name: str, split: Split) -> Iterator[tuple[str, str]]:
     task = TASKS[name]
     kinds = [kind for kind in task.kinds if split == "probe" or kind not in task.held_out]
     number = 0
     while True:
         rng = Random(f"{SEED}/{name}/{split}/{number}")
-        yield task.kinds[kinds[number % len(kinds)]](rng).rstrip()
+        kind = kinds[number % len(kinds)]
+        yield kind, task.kinds[kind](rng).rstrip()
         number += 1
 
 
-def documents(
+def labelled(
     name: str, split: Split, count: int, without: frozenset[str] = frozenset()
-) -> list[str]:
-    """`count` different documents of one task, the kinds in turn.
+) -> list[tuple[str, str]]:
+    """`count` different documents of one task, each as (kind, text), the kinds in turn.
 
     Args:
         name: A key of `TASKS`.
@@ -52,11 +53,18 @@ def documents(
         without: Documents that must not come up, such as those of another split.
     """
     seen = set(without)
-    found: list[str] = []
+    found: list[tuple[str, str]] = []
     source = _endless(name, split)
     while len(found) < count:
-        text = next(source)
+        kind, text = next(source)
         if text not in seen:
             seen.add(text)
-            found.append(text)
+            found.append((kind, text))
     return found
+
+
+def documents(
+    name: str, split: Split, count: int, without: frozenset[str] = frozenset()
+) -> list[str]:
+    """The texts of `labelled`."""
+    return [text for _, text in labelled(name, split, count, without)]
