@@ -7,6 +7,7 @@ written; a run that is killed repeats the blocks after its last checkpoint, with
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sdlms.acts.statistics import TORCH_DTYPES, DocumentTables, Rule, check_finite
+from sdlms.acts.statistics import TORCH_DTYPES, DocumentTables, Rule, check_finite, is_finite
 from sdlms.models.architectures import SITES, Site, architecture_of
 from sdlms.models.batching import longest_first, run_batches, token_blocks
 from sdlms.models.device import allocated_bytes
@@ -80,10 +81,7 @@ class Capturing:
 
         def consume(documents: list[int], recorded: Recorded) -> None:
             for key, batch in recorded.items():
-                pieces = list(_real_rows(batch, rows, documents))
-                for document, piece in zip(documents, pieces, strict=True):
-                    check_finite(piece, key, rows.document_ids[document])
-                acts = torch.cat(pieces).float()
+                acts = torch.cat(_real_rows(batch, key, rows, documents)).float()
                 tables.add(key, rules[key], documents, acts, thresholds[key])
 
         self._forward("statistics", rows, writer, consume)
@@ -102,14 +100,13 @@ class Capturing:
         progress = Progress(label, rows.n_tokens, "tokens", done=done, gpu_memory=gpu)
         record = recording(self.model, self.header.layers, self._sites)
         with record as recorded, Worker() as worker, progress:
-
-            def step(documents: list[int]) -> None:
-                found = forward_batch(recorded, rows, documents, store, device, causal=causal)
-                worker.submit(consume, documents, found)
-                progress.advance(int(lengths[documents].sum()))
-
+            forward = partial(forward_batch, recorded, rows, store, device, causal)
             for number, block in enumerate(blocks[n_done:], start=n_done + 1):
-                self.budget = run_batches(block, lengths, self.budget, step, self._halved)
+                batches = run_batches(block, lengths, self.budget, forward, self._halved)
+                for documents, found, budget in batches:
+                    self.budget = budget
+                    worker.submit(consume, documents, found)
+                    progress.advance(int(lengths[documents].sum()))
                 worker.submit(_checkpoint, writer, checkpoint, number)
             worker.drain()
 
@@ -129,17 +126,21 @@ def _checkpoint(writer: FlatWriter, path: Path, n_blocks: int) -> None:
     write_atomically(path, json.dumps({"blocks": n_blocks}).encode())
 
 
-def _real_rows(batch: Tensor, rows: Rows, documents: list[int]) -> list[Tensor]:
-    """Each document's own rows of a padded `[batch, token, unit]`."""
-    return [batch[i, : int(rows.lengths[document])] for i, document in enumerate(documents)]
+def _real_rows(batch: Tensor, key: Key, rows: Rows, documents: list[int]) -> list[Tensor]:
+    """Each document's own rows of a padded `[batch, token, unit]`, all of them finite."""
+    lengths = rows.lengths[documents].tolist()
+    pieces = [batch[i, :length] for i, length in enumerate(lengths)]
+    if not is_finite(batch):  # perhaps only in the padding
+        for document, piece in zip(documents, pieces, strict=True):
+            check_finite(piece, key, rows.document_ids[document])
+    return pieces
 
 
 def _store(writer: FlatWriter, rows: Rows, documents: list[int], recorded: Recorded) -> None:
     """Write one batch, each document at its own place."""
     for key, batch in recorded.items():
-        pieces = _real_rows(batch, rows, documents)
+        pieces = _real_rows(batch, key, rows, documents)
         for document, piece in zip(documents, pieces, strict=True):
-            check_finite(piece, key, rows.document_ids[document])
             bits = piece.view(torch.uint16) if piece.dtype == torch.bfloat16 else piece
             stored = np.ascontiguousarray(bits.numpy())
             writer.write(dataset_name(key), int(rows.offsets[document]), stored)

@@ -1,13 +1,16 @@
 """Batches by a token budget, documents of like length together; halved when memory runs out."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
+
+Result = TypeVar("Result")
 
 # Tokens in a batch, padding included. On a CPU small batches of like length win (the activations
 # of one layer stay in the cache); a GPU wants enough work per kernel.
@@ -60,20 +63,20 @@ def run_batches(
     order: Sequence[int],
     lengths: NDArray[np.int64],
     budget: int,
-    step: Callable[[list[int]], None],
+    forward: Callable[[list[int]], Result],
     on_halved: Callable[[int], None],
-) -> int:
-    """Call `step` on one batch after another; when memory runs out, halve the budget and repeat.
+) -> Iterator[tuple[list[int], Result, int]]:
+    """Run one batch after another; when memory runs out, halve the budget and repeat.
 
     Args:
         order: documents.
         lengths: `[document]` tokens of every document.
         budget: tokens in a batch, padding included.
-        step: works on one batch; must have no effect when it runs out of memory.
+        forward: computes one batch; only its own failures count as running out of memory.
         on_halved: told the new budget, each time.
 
-    Returns:
-        The budget in force at the end.
+    Yields:
+        Documents of the batch, what `forward` returned, and the budget in force.
 
     Raises:
         UserError: a single document does not fit.
@@ -82,20 +85,19 @@ def run_batches(
     while rest:
         batch = take_batch(rest, lengths, budget)
         try:
-            step(batch)
+            result = forward(batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            failed = True
-        else:
-            failed = False
-        if not failed:
-            rest = rest[len(batch) :]
+            result = None
+        if result is None:
+            # Outside the handler: its traceback would keep the tensors that filled the memory.
+            budget = _halved(batch, lengths, budget)
+            on_halved(budget)
             continue
-        # Outside the handler: the traceback holds the tensors that filled the memory.
-        budget = _halved(batch, lengths, budget)
-        on_halved(budget)
-    return budget
+        yield batch, result, budget
+        del result
+        rest = rest[len(batch) :]
 
 
 def _halved(batch: list[int], lengths: NDArray[np.int64], budget: int) -> int:

@@ -28,7 +28,7 @@ def padded_inputs(
     Returns:
         `[batch, token]` int64 ids and, for encoders only, the attention mask of the same shape.
     """
-    lengths = [int(rows.lengths[document]) for document in documents]
+    lengths = rows.lengths[list(documents)].tolist()
     ids = np.empty((len(lengths), max(lengths)), dtype=np.int64)
     mask = np.zeros_like(ids)
     for row, (document, length) in enumerate(zip(documents, lengths, strict=True)):
@@ -86,11 +86,10 @@ class Worker:
 def forward_batch(
     recording: Recording,
     rows: Rows,
-    documents: list[int],
     store: dict[str, torch.dtype],
     device: torch.device,
-    *,
     causal: bool,
+    documents: list[int],
 ) -> Recorded:
     """One forward of one batch; what was recorded, cast to the stored types, on the CPU.
 

@@ -1,10 +1,13 @@
 """Which layers a user means: indices, shares of the depth, or all."""
 
 import math
+import re
 
 from sdlms.errors import UserError
 
 DEFAULT_LAYERS = ("25%", "50%", "75%")
+INDEX = re.compile(r"[0-9]{1,9}")
+PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{0,9})?)%")
 
 
 def check_layers(layers: tuple[str, ...]) -> None:
@@ -18,7 +21,7 @@ def check_layers(layers: tuple[str, ...]) -> None:
     for word in layers:
         if word == "all" and len(layers) == 1:
             continue
-        if not (word.isdecimal() or _percentage(word) is not None):
+        if not (INDEX.fullmatch(word) or _percentage(word) is not None):
             raise UserError(
                 f"--layers: '{word}' is neither an index (0, 1, …), nor a percentage of the "
                 "depth (25%), nor 'all' alone."
@@ -27,15 +30,14 @@ def check_layers(layers: tuple[str, ...]) -> None:
 
 def _percentage(word: str) -> float | None:
     """A share of the depth in percent, 0 to 100; None where the word is none."""
-    number = word.removesuffix("%")
-    if number == word or not number.replace(".", "", 1).isdecimal():
-        return None
-    return float(number) if float(number) <= 100 else None
+    match = PERCENTAGE.fullmatch(word)
+    return float(match[1]) if match and float(match[1]) <= 100 else None
 
 
 def layer_at(fraction: float, n_layers: int) -> int:
     """The layer at a relative depth: half up of fraction x n_layers, at most the last."""
-    return min(math.floor(fraction * n_layers + 0.5), n_layers - 1)
+    depth = round(fraction * n_layers, 9)  # in floats 0.29 x 50 is 14.499999999999998
+    return min(math.floor(depth + 0.5), n_layers - 1)
 
 
 def layers_of(layers: tuple[str, ...], n_layers: int) -> list[int]:

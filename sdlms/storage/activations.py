@@ -12,6 +12,7 @@ File attributes: format, version, model, revision, sites, layers, activation_fun
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -57,7 +58,7 @@ class Rows:
         """Documents in all."""
         return len(self.document_ids)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """`[document]` tokens of each document."""
         return np.diff(self.offsets)

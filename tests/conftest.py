@@ -1,0 +1,81 @@
+"""Tiny random models with the embedded tokenizer, and the real command line, for all tests."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TOKENIZER = Path(__file__).parent.parent / "sdlms/assets/models/sdlms-medium"
+Cli = Callable[..., int]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def save_tiny_model(folder: Path, activation: str = "gelu", model_type: str = "gpt_neox") -> Path:
+    """A random causal model of four blocks, 24 wide, 64 neurons, context 96."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=3072,
+        hidden_size=24,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        max_position_embeddings=96,
+        hidden_act=activation,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TOKENIZER / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GELU model's folder."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_relu_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ReLU model's folder."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-relu", "relu")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder that is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SDLMS_ARTIFACTS", raising=False)
+    yield tmp_path
+
+
+@pytest.fixture
+def cli(work: Path) -> Cli:
+    """Run the command line in process, in an empty folder; returns the exit code."""
+    from sdlms.cli import main
+
+    def run(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        return int(stopped.value.code or 0)
+
+    return run
