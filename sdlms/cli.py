@@ -1,13 +1,17 @@
 """sdlms: measure, explain and exploit sparse, modular structure in dense language models."""
 
+import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from sdlms.command import add_stage, dashed
-from sdlms.errors import UserError
+from sdlms.command import add_stage
+from sdlms.errors import UserError, did_you_mean
+from sdlms.options import dashed
 from sdlms.stages import capture
 from sdlms.tools import runs as runs_tool
 
@@ -50,18 +54,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Anything else that is raised is our bug: its traceback is shown and the code is 1.
     """
+    # Read by OpenMP when torch is loaded. Its threads otherwise wait for each other by spinning,
+    # which beside one other busy process makes small forwards ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What a scheduler sends before it kills: like Ctrl-C, it leaves a run that can be resumed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(args=arguments, prog_name="sdlms", standalone_mode=False)
     except UserError as error:
         _fail(str(error))
     except typer.TyperException as error:
-        _fail(error.format_message())
+        message = error.format_message()
+        if message.startswith("Usage:"):  # a group of commands was named alone: this is its help
+            typer.echo(message, err=True)
+            sys.exit(2)
+        _fail(_with_our_hint(message))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _with_our_hint(message: str) -> str:
+    """Typer's message about an unknown option, its suggestion worded like ours."""
+    match = re.fullmatch(r"(No such option: (\S+)) \(Possible options: (.+)\)", message)
+    return f"{match[1]}.{did_you_mean(match[2], match[3].split(', '))}" if match else message
+
+
 def _fail(message: str) -> None:
     """One line on stderr, exit code 2."""
-    typer.echo(f"sdlms: {' '.join(message.split())}", err=True)
+    typer.echo(f"sdlms: {' '.join(message.splitlines())}", err=True)
     sys.exit(2)

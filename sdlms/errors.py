@@ -12,8 +12,10 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?`, or the known words when none is close."""
+    """` Did you mean 'x'?`, or the known words when none is close; nothing where none is known."""
     words = list(known)
+    if not words:
+        return ""
     for spelling in (word, word.replace("-", "_"), word.lower()):
         if close := difflib.get_close_matches(spelling, words, n=1, cutoff=0.6):
             return f" Did you mean '{close[0]}'?"

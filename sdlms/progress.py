@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -33,11 +34,13 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> None:
 
 def readable_bytes(size_bytes: float) -> str:
     """A size for people: `512 B`, `3.4 MB`, `1.2 GB` (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+    if round(size_bytes) < 1000:
+        return f"{size_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
+        if round(size_bytes, 1) < 1000:
+            return f"{size_bytes:.1f} {unit}"
+    return f"{size_bytes / 1000:.1f} TB"
 
 
 def readable_seconds(seconds: float) -> str:
@@ -69,19 +72,33 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.done = self._done_before = done
         self._gpu_memory = gpu_memory
+        self._lock = threading.Lock()
         self._began = self._logged = time.monotonic()
         self._live: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty() and LOGGER.isEnabledFor(logging.INFO) and not _is_quiet():
-            from rich.console import Console
-            from rich.live import Live
-
-            self._live = Live(
-                get_renderable=self.line, console=Console(stderr=True), refresh_per_second=4
-            )
-            self._live.start()
+        self._began = self._logged = time.monotonic()
+        if sys.stderr.isatty() and not _is_quiet():
+            self._live = self._live_line()
         return self
+
+    def _live_line(self) -> Any:
+        """A line that redraws itself below the log; None where the terminal cannot redraw."""
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        console = Console(stderr=True)
+        if not console.is_terminal or console.is_dumb_terminal:
+            return None
+        live = Live(
+            get_renderable=lambda: Text(self.line(), no_wrap=True, overflow="ellipsis"),
+            console=console,
+            refresh_per_second=4,
+            transient=True,  # the closing log line takes its place
+        )
+        live.start()
+        return live
 
     def __exit__(
         self,
@@ -104,9 +121,12 @@ class Progress:
 
     def advance(self, n: int) -> None:
         """Count `n` more units; off a terminal, log a line now and then."""
-        self.done += n
-        if self._live is None and time.monotonic() - self._logged >= LOG_EVERY_SECONDS:
-            self._logged = time.monotonic()
+        with self._lock:
+            self.done += n
+            due = time.monotonic() - self._logged >= LOG_EVERY_SECONDS
+            if due:
+                self._logged = time.monotonic()
+        if due and self._live is None:
             LOGGER.info("%s", self.line())
 
     def line(self) -> str:
@@ -114,7 +134,7 @@ class Progress:
         import psutil
 
         rate = self._rate()
-        left = readable_seconds((self.total - self.done) / rate) if rate > 0 else "?"
+        left = readable_seconds(max(self.total - self.done, 0) / rate) if rate > 0 else "?"
         share = self.done / self.total if self.total else 1.0
         memory = readable_bytes(psutil.Process().memory_info().rss)
         gpu = f", GPU {readable_bytes(self._gpu_memory())}" if self._gpu_memory else ""

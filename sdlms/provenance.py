@@ -21,32 +21,46 @@ def provenance() -> dict[str, Any]:
     return {
         "version": package_version(),
         "git": git_state(Path(__file__).resolve().parent),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version_of(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": platform.node(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "argv": sys.argv,
+        # Arguments need not be UTF-8, `meta.jsonl` is.
+        "argv": [word.encode(errors="backslashreplace").decode() for word in sys.argv],
     }
 
 
+def _version_of(package: str) -> str | None:
+    """The installed version; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def git_state(package: Path) -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that holds the package; None when it is installed."""
+    """Commit and dirty flag of the checkout that holds the package; None when it is installed.
+
+    Dirty are changes of any file that git knows, and files in the package that it does not know.
+    """
     if not (package.parent / ".git").exists():
         return None
     commit = _git(package, "rev-parse", "HEAD")
     changes = _git(package, "status", "--porcelain", "--untracked-files=no")
-    if commit is None or changes is None:
+    unknown = _git(package, "ls-files", "--others", "--exclude-standard")
+    if commit is None or changes is None or unknown is None:
         return None
-    return {"commit": commit, "dirty": bool(changes)}
+    return {"commit": commit, "dirty": bool(changes or unknown)}
 
 
 def _git(folder: Path, *words: str) -> str | None:
     """One git command's output; None where git is missing or refuses."""
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+    # Inside a git hook these name another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
+        result = subprocess.run(command, capture_output=True, check=False, env=environment)
+    except OSError:
         return None
-    return result.stdout.strip() if result.returncode == 0 else None
+    return result.stdout.decode(errors="replace").strip() if result.returncode == 0 else None

@@ -10,17 +10,12 @@ Leaving the block publishes the run; leaving it by an exception keeps a partial 
 `--resume` continues.
 """
 
-import fcntl
 import json
-import logging
 import os
 import re
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,15 +24,27 @@ from types import TracebackType
 from typing import Annotated, Any, Self
 
 from sdlms.errors import UserError
-from sdlms.progress import LOGGER, readable_bytes, readable_seconds
+from sdlms.open_run import OpenRun
+from sdlms.progress import LOGGER
 from sdlms.provenance import package_version, provenance
-from sdlms.runs import LOCK, META, PARTIAL, Record, Run, list_runs, seal
+from sdlms.run_folder import (
+    PARTIAL,
+    acquire,
+    bytes_on_disk,
+    check_room,
+    check_writable,
+    is_partial,
+    make_writable,
+    not_writable,
+    publish,
+    reserve,
+)
+from sdlms.run_meta import META, Record
+from sdlms.runs import Run, differences, list_runs
 from sdlms.storage.files import sha256_of, sync
-from sdlms.storage.jsonl import encode_line
 
-SCRATCH = ".scratch"
 DISK_SLACK = 1.05
-LOG = "logs/run.log"
+LABEL = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +57,15 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Check the label."""
-        if self.label is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.label):
+        if self.label is not None and not re.fullmatch(LABEL, self.label):
             raise UserError(
-                f"--label may hold letters, digits, '.', '_' and '-', got '{self.label}'."
+                "--label may hold letters, digits, '.', '_' and '-', 100 at most, "
+                f"got '{self.label}'."
             )
+
+
+class _Finished(BaseException):
+    """The run taken up had been killed between its seal and its renaming: nothing is to be done."""
 
 
 class RunWriter:
@@ -71,18 +83,17 @@ class RunWriter:
             UserError: the artifacts folder cannot be written.
         """
         check_writable(options.artifacts)
-        self.stage, self.config, self.options = stage, config, options
+        self.stage, self.config, self.options = stage, _as_read_back(config), options
         self.resumed = False
         self.summary: Record = {}
-        self._hashes: dict[str, tuple[Record, Future[str]]] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sha256")
         self._path: Path | None = None
-        self._lock = self._meta = -1
-        self._log: logging.Handler | None = None
+        self._lock = -1
+        self._open_run: OpenRun | None = None
+        self._needs: tuple[int, str] = (0, "")
 
     @property
     def path(self) -> Path:
-        """The folder to write into."""
+        """The folder to write into; after the block, the finished run."""
         if self._path is None:
             raise ValueError("the run has not been started")
         return self._path
@@ -90,12 +101,19 @@ class RunWriter:
     @property
     def scratch(self) -> Path:
         """A folder for checkpoints; it is deleted before the run is published."""
-        folder = self.path / SCRATCH
-        folder.mkdir(exist_ok=True)
-        return folder
+        return self._open.scratch
+
+    @property
+    def _open(self) -> OpenRun:
+        """What is written into, between start and end."""
+        if self._open_run is None:
+            raise ValueError("the run is not open: not started yet, or finished")
+        return self._open_run
 
     def start(self, resolved: Record, decided: Record) -> Record:
         """Create the run, or with `--resume` take up the partial run that matches.
+
+        Where that one only lacked its renaming, the block ends here and the run is published.
 
         Args:
             resolved: what the inputs turned out to be: models, data, with their hashes.
@@ -107,19 +125,19 @@ class RunWriter:
         Raises:
             UserError: the folder cannot be created, or the matching run is being written.
         """
-        self._began = time.monotonic()
-        resolved = json.loads(json.dumps(resolved))
+        resolved = _as_read_back(resolved)
         earlier = self._find_partial(resolved) if self.options.resume else None
-        if earlier is None:
-            self._create()
-            self._open_log()
-            self._write_start(resolved, decided)
-            return decided
-        self._take_up(earlier)
-        self._open_log()
-        LOGGER.info("resuming %s", earlier.name)
-        self.event("resume", decided=decided)
-        return {**decided, **earlier.start["decided"]}
+        if self.options.resume:
+            needed_bytes, remedy = self._needs
+            held_bytes = bytes_on_disk(earlier.path) if earlier else 0
+            check_room(self.options.artifacts, needed_bytes - held_bytes, remedy)
+        try:
+            if earlier is not None:
+                return self._take_up(earlier, decided)
+            self._create(resolved, decided)
+        except OSError as error:
+            raise not_writable(self.options.artifacts, error) from None
+        return decided
 
     def _find_partial(self, resolved: Record) -> Run | None:
         """The newest partial run with the same config, inputs and version."""
@@ -127,104 +145,95 @@ class RunWriter:
         for run in reversed(list_runs(self.options.artifacts, partial=True)):
             start = run.start
             found = tuple(start.get(key) for key in ("stage", "config", "resolved", "version"))
-            if run.path.name.endswith(PARTIAL) and found == wanted:
+            if is_partial(run.path) and found == wanted:
                 return run
-        LOGGER.info("no unfinished run has these settings and inputs; starting anew")
+        LOGGER.warning(
+            "no unfinished %s run has these settings, inputs and version; starting anew", self.stage
+        )
         return None
 
-    def _create(self) -> None:
-        """Make a hidden folder under a name that neither a run nor a partial run has."""
+    def _create(self, resolved: Record, decided: Record) -> None:
+        """Make a hidden folder under a name that no run has, and write the first line."""
         artifacts = self.options.artifacts
+        made_by = provenance()  # takes a while, so before anything exists
         stem = f"{datetime.now(UTC):%Y%m%d_%H%M%S}_{self.stage}"
         stem += f"_{self.options.label}" if self.options.label else ""
+        artifacts.mkdir(parents=True, exist_ok=True)
+        path = reserve(artifacts, stem)
         try:
-            artifacts.mkdir(parents=True, exist_ok=True)
-            self._path = _reserve(artifacts, stem)
-            self._acquire_lock()
-        except OSError as error:
-            raise _not_writable(artifacts, error) from None
-        self._meta = os.open(self.path / META, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            (path / META).touch()
+            self._acquire(path)
+            self._open_run = OpenRun(path)
+            start = {"stage": self.stage, "config": self.config, "label": self.options.label}
+            self.event("start", **start, resolved=resolved, decided=decided, **made_by)
+        except BaseException:  # nothing that could be resumed was written
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         sync(artifacts)
 
-    def _take_up(self, earlier: Run) -> None:
-        """Lock a partial run and cut a torn last line off its meta file."""
-        self._path = earlier.path
-        try:
-            self._acquire_lock()
-        except BlockingIOError:
-            self._path = None
-            raise UserError(
-                f"{earlier.name} is being written by another process; let it finish."
-            ) from None
+    def _take_up(self, earlier: Run, decided: Record) -> Record:
+        """Continue a partial run behind the last whole line of its work."""
+        self._acquire(earlier.path)
+        earlier = Run(earlier.path)  # read anew: its writer may have lived until now
+        if earlier.sealed and not differences(earlier):
+            LOGGER.info("%s lacked only its last step; it is published now", earlier.name)
+            raise _Finished
+        make_writable(self.path)
+        for torn in self.path.rglob(f".*{PARTIAL}"):  # of files written under a temporary name
+            torn.unlink()
+        self._open_run = OpenRun(self.path)
         self.resumed = True
-        whole = sum(len(encode_line(record)) for record in earlier.records)
-        self._meta = os.open(self.path / META, os.O_WRONLY | os.O_APPEND)
-        os.ftruncate(self._meta, whole)
+        LOGGER.info("resuming %s", earlier.name)
+        self.event("resume", decided=decided)
+        return {**decided, **earlier.start["decided"]}
 
-    def _acquire_lock(self) -> None:
+    def _acquire(self, path: Path) -> None:
         """Hold the folder's lock as long as this process lives."""
-        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _open_log(self) -> None:
-        """Copy the log into the run."""
-        path = self.path / LOG
-        path.parent.mkdir(exist_ok=True)
-        self._log = logging.FileHandler(path, encoding="utf-8")
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        LOGGER.addHandler(self._log)
-
-    def _write_start(self, resolved: Record, decided: Record) -> None:
-        """The first line of `meta.jsonl`."""
-        self.event(
-            "start",
-            stage=self.stage,
-            config=self.config,
-            label=self.options.label,
-            resolved=resolved,
-            decided=decided,
-            **provenance(),
-        )
+        lock = acquire(path)
+        if lock is None:
+            name = Run(path).name
+            raise UserError(f"{name} is being written by another process; let it finish.")
+        self._lock, self._path = lock, path
 
     def event(self, event: str, **fields: Any) -> None:
         """Append one record to `meta.jsonl` and make sure it reaches the disk."""
-        record = {"event": event, "time": datetime.now(UTC).isoformat(), **fields}
-        os.write(self._meta, encode_line(record))
-        os.fsync(self._meta)
+        self._open.meta.event(event, fields)
 
     def events(self, event: str) -> list[Record]:
         """The records of one kind so far, those of an interrupted try among them."""
         return Run(self.path).all_of(event)
 
     def input(self, run: Run) -> None:
-        """Record a run that this one reads."""
-        self.event("input", run=run.name, sha256=sha256_of(run.path / META))
+        """Record a complete run that this one reads; once, however often it is resumed."""
+        if not run.complete:
+            raise ValueError(f"{run.path} is not complete")
+        read = {"run": run.name, "sha256": sha256_of(run.path / META)}
+        if not any(read.items() <= record.items() for record in self.events("input")):
+            self.event("input", **read)
 
     def output(
         self, name: str, columns: Sequence[str] | None = None, timed: Sequence[str] = ()
     ) -> None:
         """Declare a file complete; its hash is taken in the background from here on.
 
+        The run fails if the file changes afterwards.
+
         Args:
             name: the file, relative to the run.
             columns: of a table, its columns.
             timed: columns that hold measured times and are exempt from reproducibility.
         """
-        record: Record = {"path": name}
-        if columns is not None:
-            record["columns"] = list(columns)
-        if timed:
-            record["timed"] = list(timed)
-        self._hashes[name] = (record, self._pool.submit(sha256_of, self.path / name))
+        self._open.outputs.declare(name, columns, timed)
 
     def check_disk(self, needed_bytes: int, remedy: str) -> None:
-        """Raise UserError when the disk under the artifacts folder has too little room."""
-        free = shutil.disk_usage(_nearest_folder(self.options.artifacts)).free
-        if needed_bytes * DISK_SLACK > free:
-            raise UserError(
-                f"this run needs {readable_bytes(needed_bytes)} under {self.options.artifacts}/, "
-                f"where {readable_bytes(free)} are free. {remedy}"
-            )
+        """Raise UserError when the disk under the artifacts folder has too little room.
+
+        With `--resume`, `start` does, which knows how much the partial run already takes.
+        """
+        needed_bytes = int(needed_bytes * DISK_SLACK)
+        self._needs = needed_bytes, remedy
+        if not self.options.resume:
+            check_room(self.options.artifacts, needed_bytes, remedy)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -242,113 +251,31 @@ class RunWriter:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
+    ) -> bool:
+        finished = isinstance(error, _Finished)
         try:
-            if self._path is None:
-                return
-            if error is None:
-                self._publish()
-            elif isinstance(error, KeyboardInterrupt):
-                self.event("interrupted")
-            else:
-                self.event("failed", error=f"{type(error).__name__}: {error}")
+            if self._open_run is not None and error is not None:
+                self._open_run.note_end(error)
+            elif self._open_run is not None:
+                self._open_run.seal(self.summary)
+                finished = True
+            if finished:
+                self._path = publish(self.path)
         finally:
-            self._pool.shutdown(cancel_futures=True)
             self._close()
-
-    def _publish(self) -> None:
-        """Hash, seal, sync, make read-only, rename."""
-        shutil.rmtree(self.path / SCRATCH, ignore_errors=True)
-        done = self._done()
-        LOGGER.info("finished in %s", readable_seconds(done["seconds"]))
-        self._close_log()
-        self._write_outputs()
-        records = (self.path / META).read_bytes()
-        os.write(self._meta, encode_line(seal(records, done)))
-        (self.path / LOCK).unlink()
-        for path in [*self.path.rglob("*"), self.path]:
-            sync(path)
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        final = self.path.with_name(Run(self.path).name)
-        self.path.rename(final)
-        sync(final.parent)
-        self._path = final
-
-    def _write_outputs(self) -> None:
-        """One `output` record per file, in order of name, and one `log` record."""
-        files = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*"))
-        for name in files:
-            path = self.path / name
-            if name in (META, LOCK) or path.is_dir():
-                continue
-            record, future = self._hashes.get(name, ({"path": name}, None))
-            digest = future.result() if future else sha256_of(path)
-            event = "log" if name == LOG else "output"
-            self.event(event, **record, bytes=path.stat().st_size, sha256=digest)
-
-    def _done(self) -> Record:
-        """The last record: what the run took, in this try."""
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return {
-            "event": "done",
-            "time": datetime.now(UTC).isoformat(),
-            "seconds": round(time.monotonic() - self._began, 3),
-            "peak_memory_bytes": kilobytes * (1 if sys.platform == "darwin" else 1024),
-            **self.summary,
-        }
-
-    def _close_log(self) -> None:
-        """Stop copying the log into the run."""
-        if self._log is not None:
-            LOGGER.removeHandler(self._log)
-            self._log.close()
-            self._log = None
+        return isinstance(error, _Finished)
 
     def _close(self) -> None:
-        """Give the lock and the files back."""
-        self._close_log()
-        for descriptor in (self._meta, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._meta = self._lock = -1
+        """Take no more events and outputs; give the lock back last."""
+        if self._open_run is not None:
+            self._open_run.close()
+        self._open_run = None
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
 
-def check_writable(artifacts: Path) -> None:
-    """Raise UserError when the folder cannot be written, or could not be created."""
-    nearest = _nearest_folder(artifacts)
-    if not nearest.is_dir():
-        raise _not_writable(artifacts, NotADirectoryError(f"{nearest} is not a folder"))
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise _not_writable(artifacts, PermissionError("permission denied"))
-
-
-def _nearest_folder(path: Path) -> Path:
-    """The path itself, or the closest of its parents that exists."""
-    path = path.absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
-def _not_writable(artifacts: Path, error: OSError) -> UserError:
-    """The one sentence for an artifacts folder that refuses."""
-    why = error.strerror or str(error)
-    return UserError(
-        f"cannot write under {artifacts}/ ({why}). Choose another folder with --artifacts."
-    )
-
-
-def _reserve(artifacts: Path, stem: str) -> Path:
-    """Create `.stem.partial`, or `.stem_2.partial`, … : exclusive among all processes."""
-    number = 1
-    while True:
-        name = stem if number == 1 else f"{stem}_{number}"
-        hidden = artifacts / f".{name}{PARTIAL}"
-        number += 1
-        try:
-            hidden.mkdir()
-        except FileExistsError:
-            continue
-        if not (artifacts / name).exists():
-            return hidden
-        hidden.rmdir()
+def _as_read_back(record: Record) -> Record:
+    """The record as it will be read from `meta.jsonl`: tuples are lists there."""
+    read: Record = json.loads(json.dumps(record))
+    return read

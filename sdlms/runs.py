@@ -1,30 +1,36 @@
-"""Finished runs: find, list, verify, remove. Writing one is `sdlms/run_writer.py`.
+"""Runs: find, list, verify, remove. Writing one is `sdlms/run_writer.py`.
 
 A run is a folder `artifacts/20261120_143022_capture[_label]/` whose `meta.jsonl` describes it:
-`start`, `input`, events, one `output` per file, `done`. While it is written it is hidden
+`start`, `input`, events, one `output` per file, `log`, `done`. While it is written it is hidden
 (`.20261120_143022_capture.partial/`). Names are never parsed; facts come from `meta.jsonl`.
 """
 
 import difflib
-import fcntl
-import hashlib
-import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 from sdlms.errors import UserError
+from sdlms.progress import LOGGER
+from sdlms.run_folder import (
+    acquire,
+    contents,
+    has_meta,
+    hidden_name,
+    is_folder,
+    is_locked,
+    is_partial,
+    make_writable,
+    run_name,
+)
+from sdlms.run_meta import META, Record, seal_difference, whole_lines
 from sdlms.storage.files import sha256_of
-from sdlms.storage.jsonl import encode_line
 
-META = "meta.jsonl"
-LOCK = ".lock"
-PARTIAL = ".partial"
-Record = dict[str, Any]
+OWN_NAME = r"\d{8}_\d{6}_."
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,20 @@ class Run:
     @property
     def name(self) -> str:
         """The folder's name; of a partial run, the name it will get."""
-        return self.path.name.removeprefix(".").removesuffix(PARTIAL)
+        return run_name(self.path)
 
     @cached_property
     def records(self) -> list[Record]:
-        """The complete lines of `meta.jsonl` up to the first that cannot be read."""
-        return list(_complete_records(self.path / META))
+        """The whole lines of `meta.jsonl` up to the first that cannot be read."""
+        try:
+            content = (self.path / META).read_bytes()
+        except OSError:
+            return []
+        return [record for record, _ in whole_lines(content)]
 
     def all_of(self, event: str) -> list[Record]:
         """The records of one kind, in order."""
-        return [record for record in self.records if record.get("event") == event]
+        return [record for record in self.records if record["event"] == event]
 
     @property
     def start(self) -> Record:
@@ -58,60 +68,43 @@ class Run:
         return str(self.start.get("stage", "?"))
 
     @property
+    def sealed(self) -> bool:
+        """Whether the last record is `done`."""
+        return bool(self.records) and self.records[-1]["event"] == "done"
+
+    @property
     def complete(self) -> bool:
         """Whether it was published with all it promises."""
-        hidden = self.path.name.startswith(".")
-        return not hidden and bool(self.records) and self.records[-1].get("event") == "done"
+        return self.sealed and not is_partial(self.path)
 
     @property
     def status(self) -> str:
         """`complete`, `writing`, `failed`, `interrupted` or `broken`."""
-        if self.complete:
-            return "complete"
-        if not self.path.name.startswith("."):
-            return "broken"
+        if not is_partial(self.path):
+            return "complete" if self.sealed else "broken"
         if is_locked(self.path):
             return "writing"
         return "failed" if self.records and self.records[-1]["event"] == "failed" else "interrupted"
 
-
-def _complete_records(meta: Path) -> Iterator[Record]:
-    """Parse line by line; a torn last line (kill -9) ends the reading."""
-    if not meta.is_file():
-        return
-    for line in meta.read_bytes().split(b"\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(record, dict) or "event" not in record:
-            return
-        yield record
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a living process writes this partial run."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)
+    @property
+    def age_key(self) -> tuple[str, str]:
+        """Sorts by start time, then name; a lost time counts as the end of the name's second."""
+        time = str(self.start.get("time", ""))
+        digits = re.sub(r"\D", "", time or self.name)
+        return digits if time else f"{digits[:14]}~", self.name
 
 
 def list_runs(artifacts: Path, *, partial: bool = False) -> list[Run]:
     """Runs under `artifacts`, oldest first; with `partial` also the unfinished ones."""
-    if not artifacts.is_dir():
-        return []
-    folders = [path for path in artifacts.iterdir() if (path / META).is_file()]
-    runs = [Run(path) for path in folders if partial or not path.name.startswith(".")]
-    return sorted(runs, key=lambda run: (str(run.start.get("time", "")), run.name))
+    try:
+        paths = list(artifacts.iterdir()) if artifacts.is_dir() else []
+    except OSError as error:
+        raise UserError(f"cannot read {artifacts}/ ({error.strerror}).") from None
+    folders = [path for path in paths if is_folder(path)]
+    runs = [Run(path) for path in folders if not path.name.startswith(".") and has_meta(path)]
+    if partial:
+        runs += [Run(path) for path in folders if is_partial(path)]
+    return sorted(runs, key=lambda run: run.age_key)
 
 
 def find_run(artifacts: Path, reference: str, stage: str | None = None) -> Run:
@@ -127,79 +120,100 @@ def find_run(artifacts: Path, reference: str, stage: str | None = None) -> Run:
     """
     if reference == "latest":
         return _latest(artifacts, stage)
-    path = Path(reference) if Path(reference).is_dir() else artifacts / reference
-    run = Run(path)
+    run = find_any(artifacts, reference)
+    if is_partial(run.path):
+        raise UserError(f"{run.name} is not finished ({run.status}); only complete runs are read.")
     if not run.complete:
-        raise UserError(_why_not_found(artifacts, reference, path))
+        raise UserError(f"{run.path} is no complete run (its {META} does not end with 'done').")
     if stage is not None and run.stage != stage:
         raise UserError(f"{run.name} is a '{run.stage}' run; a '{stage}' run is needed here.")
     return run
 
 
 def _latest(artifacts: Path, stage: str | None) -> Run:
-    """The newest complete run of a stage."""
-    runs = [run for run in list_runs(artifacts) if run.complete]
-    if stage is not None:
-        runs = [run for run in runs if run.stage == stage]
-    if runs:
-        return runs[-1]
+    """The newest complete run of a stage; a damaged one that is newer is pointed out."""
+    for run in reversed(list_runs(artifacts)):
+        if run.complete and stage in (None, run.stage):
+            LOGGER.info("latest%s: %s", f" {stage} run" if stage else "", run.name)
+            return run
+        if not run.complete and (stage is None or run.stage in (stage, "?")):
+            LOGGER.warning("%s is damaged and passed over; see: sdlms runs verify", run.name)
     kind = f"'{stage}' run" if stage else "run"
     raise UserError(f"no completed {kind} under {artifacts}/. Make one: sdlms {stage or 'capture'}")
 
 
-def _why_not_found(artifacts: Path, reference: str, path: Path) -> str:
-    """One line for a reference that names no complete run."""
-    if path.is_dir():
-        return f"{path} is not a complete sdlms run (its {META} does not end with 'done')."
-    names = [run.name for run in list_runs(artifacts)]
-    close = difflib.get_close_matches(reference, names, n=1, cutoff=0.5)
+def find_any(artifacts: Path, reference: str) -> Run:
+    """The run in any state that a path or a name means; `latest` is the newest published one.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if reference == "latest":
+        published = list_runs(artifacts)
+        return published[-1] if published else _latest(artifacts, None)
+    places = _places(reference)
+    if Path(reference).name == reference:  # a bare name: in the artifacts folder first
+        places.insert(0, artifacts / reference)
+    for place in places:
+        for folder in (place, place.parent / hidden_name(place.name)):
+            if is_folder(folder):
+                return Run(folder)
+    known = [run.name for run in list_runs(artifacts, partial=True)]
+    close = difflib.get_close_matches(reference, known, n=1, cutoff=0.5)
     hint = f" Did you mean '{close[0]}'?" if close else " See: sdlms runs list"
-    return f"no run '{reference}' under {artifacts}/.{hint}"
+    raise UserError(f"no run '{reference}' under {artifacts}/.{hint}")
 
 
-def seal(records_so_far: bytes, done: Record) -> Record:
-    """`done` with the sha256 of everything before it and of itself, so that no byte can change."""
-    digest = hashlib.sha256(records_so_far + encode_line(done)).hexdigest()
-    return {**done, "meta_sha256": digest}
+def _places(reference: str) -> list[Path]:
+    """Where a path leads; nowhere when it is none."""
+    try:
+        return [Path(reference).resolve()] if reference else []
+    except (OSError, ValueError):
+        return []
 
 
 def verify(run: Run) -> list[str]:
     """Every difference between the run and its `meta.jsonl`, one sentence each.
 
-    Checks the meta file's own seal, each file's size and sha256, that no file is missing or
-    was added, and that input runs which lie beside it are still the ones that were read.
+    Checks the meta file's own seal, each file's size and sha256, that no file or folder is
+    missing or was added, and that input runs which lie beside it are the ones that were read.
     """
-    return [*_seal_differences(run), *_file_differences(run), *_input_differences(run)]
+    if is_partial(run.path):
+        return [f"not published ({run.status})"]
+    return differences(run)
 
 
-def _seal_differences(run: Run) -> Iterator[str]:
-    """Compare `meta.jsonl` with the hash in its last line."""
-    head, _, last = (run.path / META).read_bytes().rstrip(b"\n").rpartition(b"\n")
-    if not run.complete:
-        yield f"{META}: does not end with 'done'"
-        return
-    try:
-        done = json.loads(last)
-    except ValueError:
-        done = {}
-    written = done.pop("meta_sha256", None)
-    if written is None or seal(head + b"\n", done)["meta_sha256"] != written:
-        yield f"{META}: changed since it was written"
+def differences(run: Run) -> list[str]:
+    """What `verify` reports, of a run that need not be published yet."""
+    if difference := seal_difference(run.path / META):
+        return [f"{META}: {difference}; its other files cannot be checked without it"]
+    return [*_file_differences(run), *_input_differences(run)]
 
 
 def _file_differences(run: Run) -> Iterator[str]:
     """Compare the files on disk with the `output` and `log` records."""
-    recorded = {r["path"]: r for r in run.records if r["event"] in ("output", "log")}
-    found = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if not p.is_dir()}
-    for name in sorted(found - set(recorded) - {META}):
-        yield f"{name}: added"
+    recorded = {record["path"]: record for record in [*run.all_of("output"), *run.all_of("log")]}
+    files, folders = contents(run.path)
+    expected = {str(parent) for name in recorded for parent in PurePosixPath(name).parents}
+    for name in sorted((files - set(recorded) - {META}) | (folders - expected)):
+        yield f"{name.encode(errors='backslashreplace').decode()}: added"
     for name, record in sorted(recorded.items()):
-        if name not in found:
+        if name not in files:
             yield f"{name}: missing"
-        elif (size := (run.path / name).stat().st_size) != record["bytes"]:
-            yield f"{name}: {size} bytes, {record['bytes']} recorded"
-        elif sha256_of(run.path / name) != record["sha256"]:
-            yield f"{name}: sha256 differs"
+        elif difference := _content_difference(run.path / name, record):
+            yield f"{name}: {difference}"
+
+
+def _content_difference(path: Path, record: Record) -> str | None:
+    """Compare one file with its record."""
+    if path.is_symlink() or not path.is_file():
+        return "no plain file any more"
+    if (size := path.stat().st_size) != record["bytes"]:
+        return f"{size} bytes, {record['bytes']} recorded"
+    try:
+        return None if sha256_of(path) == record["sha256"] else "sha256 differs"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
 
 
 def _input_differences(run: Run) -> Iterator[str]:
@@ -210,19 +224,59 @@ def _input_differences(run: Run) -> Iterator[str]:
             yield f"input {record['run']}: its {META} differs from the one that was read"
 
 
-def remove(run: Run) -> None:
-    """Delete a run.
+def removable(runs: Sequence[Run]) -> list[Run]:
+    """The runs, each once, in the order to remove them in: the newest, which reads, goes first.
 
     Raises:
-        UserError: another run lists it as input, or a living process writes it.
+        UserError: one is no run, is being written, or is an input of a run that would stay.
     """
-    if run.status == "writing":
-        raise UserError(f"{run.name} is being written by another process; stop that first.")
-    for other in list_runs(run.path.parent, partial=True):
-        if any(record["run"] == run.name for record in other.all_of("input")):
-            raise UserError(f"{run.name} is an input of {other.name}; remove that one first.")
-    for folder in [run.path, *(path for path in run.path.rglob("*") if path.is_dir())]:
-        folder.chmod(0o755)
-    doomed = run.path.with_name(f".{run.name}.removed")
-    run.path.rename(doomed)
-    shutil.rmtree(doomed)
+    doomed = {run.path.resolve(): run for run in runs}
+    for run in doomed.values():
+        if not _is_ours(run):
+            raise UserError(f"{run.path} is no run, going by its name and {META}; it stays.")
+        if run.path.is_symlink():
+            raise UserError(f"{run.path} is a link; name the folder it points to.")
+        if run.status == "writing":
+            raise UserError(f"{run.name} is being written by another process; stop that first.")
+        for other in list_runs(run.path.parent, partial=True):
+            if other.path.resolve() not in doomed and _reads(other, run):
+                raise UserError(f"{run.name} is an input of {other.name}; remove that one first.")
+    return sorted(doomed.values(), key=lambda run: run.age_key, reverse=True)
+
+
+def _is_ours(run: Run) -> bool:
+    """Whether a folder, damaged perhaps, is a run beyond doubt; no other folder goes."""
+    named = re.match(OWN_NAME, run.name) is not None
+    return "stage" in run.start or (named and (is_partial(run.path) or has_meta(run.path)))
+
+
+def _reads(reader: Run, run: Run) -> bool:
+    """Whether one run lists the other as input: by name, or by content if it was renamed."""
+    records = reader.all_of("input")
+    if not records or not has_meta(run.path):
+        return False
+    digest = sha256_of(run.path / META)
+    return any(run.name == r.get("run") or digest == r.get("sha256") for r in records)
+
+
+def remove(run: Run) -> None:
+    """Delete a run. Killed half-way, it leaves an unfinished run that can be removed again.
+
+    Raises:
+        UserError: another run lists it as input, a living process writes it, or it resists.
+    """
+    removable([run])
+    descriptor = acquire(run.path) if has_meta(run.path) else None
+    if descriptor is None and has_meta(run.path):
+        raise UserError(f"{run.name} was taken up by another process meanwhile.")
+    try:
+        hidden = run.path.with_name(hidden_name(run.name))
+        run.path.rename(hidden)
+        make_writable(hidden)
+        (hidden / META).unlink(missing_ok=True)  # without it nobody can resume the rest
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise UserError(f"cannot remove {run.path} ({error.strerror}).") from None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

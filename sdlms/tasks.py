@@ -19,7 +19,8 @@ from sdlms.storage.jsonl import read_jsonl
 
 DEFAULT_MANIFEST = "probe"
 PARAGRAPH_WORDS = 32
-MANIFEST_KEYS = {"task", "text", "file", "field"}
+MANIFEST_KEYS = ("task", "text", "file", "field")
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
         UserError: a file is missing, empty, binary or malformed; a task is unknown or empty.
     """
     if texts is not None:
-        found = {texts.stem: [(document, texts) for document in _file_texts(texts, field)]}
-        return _as_tasks(texts, found, {texts.stem: {texts.name: sha256_of(texts)}})
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", texts.stem).lstrip("._-") or "texts"
+        documents = list(_file_texts(texts, str(texts), field))
+        return _as_tasks(texts, {name: documents}, {name: {texts.name: sha256_of(texts)}})
     names = (tasks,) if isinstance(tasks, str) else tasks
     if not names:
         raise UserError("--tasks is empty. Name a manifest, or tasks of the default one.")
@@ -90,12 +92,30 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
 def manifest_path(name: str) -> Path | None:
     """The manifest that a word means; None where it is no manifest's name or path."""
     if "/" in name or Path(name).suffix:
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"--tasks {name}: no such file.")
-        return path
-    embedded = asset_folder("data") / f"{name}.jsonl"
-    return embedded if embedded.is_file() else None
+        _check_file(Path(name), f"--tasks {name}")
+        return Path(name)
+    return asset_folder("data") / f"{name}.jsonl" if name in embedded_manifests() else None
+
+
+def embedded_manifests() -> list[str]:
+    """Names of the manifests that ship with the package."""
+    return sorted(path.stem for path in asset_folder("data").glob("*.jsonl"))
+
+
+def _check_file(path: Path, where: str) -> None:
+    """Refuse what cannot be read; `where` opens the message."""
+    try:
+        if path.is_dir():
+            raise UserError(f"{where}: is a folder; a file is needed.")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{where}: is no ordinary file; it must be possible to read it twice.")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise UserError(f"{where}: the file is empty.")
+    except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name
+        raise UserError(f"{where}: no such file.") from None
+    except OSError as error:
+        raise UserError(f"{where}: {error.strerror}.") from None
 
 
 def _choose(tasks: list[Task], names: tuple[str, ...]) -> list[Task]:
@@ -103,7 +123,8 @@ def _choose(tasks: list[Task], names: tuple[str, ...]) -> list[Task]:
     known = [task.name for task in tasks]
     for name in names:
         if name not in known:
-            raise UserError(f"--tasks: unknown task '{name}'.{did_you_mean(name, known)}")
+            hint = did_you_mean(name, [*known, *embedded_manifests()] if len(names) == 1 else known)
+            raise UserError(f"--tasks: unknown task '{name}'.{hint}")
     return [task for task in tasks if task.name in names]
 
 
@@ -113,7 +134,7 @@ def read_manifest(path: Path) -> list[Task]:
     Raises:
         UserError: a line is malformed (with its number), or a task has no documents.
     """
-    found: dict[str, list[tuple[str, Path]]] = {}
+    found: dict[str, list[str]] = {}
     sources: dict[str, dict[str, str]] = {}
     manifest_hash = sha256_of(path)
     for number, record in read_jsonl(path):
@@ -122,12 +143,10 @@ def read_manifest(path: Path) -> list[Task]:
         documents = found.setdefault(task, [])
         source = sources.setdefault(task, {path.name: manifest_hash})
         if "text" in record:
-            documents.append((_encodable(where, record["text"]), path))
+            documents.append(_checked_text(where, record["text"]))
             continue
         file = path.parent / record["file"]
-        if not file.is_file():
-            raise UserError(f"{where}: no such file: {file}")
-        documents.extend((text, file) for text in _file_texts(file, record.get("field", "text")))
+        documents.extend(_file_texts(file, f"{where}: {file}", record.get("field", "text")))
         source[record["file"]] = sha256_of(file)
     if not found:
         raise UserError(f"{path}: the manifest names no task.")
@@ -138,7 +157,7 @@ def _checked_line(where: str, record: dict[str, Any]) -> str:
     """The task that a manifest line names, or what is wrong with the line."""
     for key in record:
         if key not in MANIFEST_KEYS:
-            hint = did_you_mean(key, sorted(MANIFEST_KEYS))
+            hint = did_you_mean(key, MANIFEST_KEYS)
             raise UserError(f"{where}: unknown key '{key}'.{hint}")
     if ("text" in record) == ("file" in record):
         raise UserError(f"{where}: needs either 'text' or 'file'.")
@@ -146,7 +165,7 @@ def _checked_line(where: str, record: dict[str, Any]) -> str:
         if not isinstance(value, str):
             raise UserError(f"{where}: '{key}' must be a string, got {value!r}.")
     task: str = record.get("task", "")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", task):
+    if not TASK_NAME.fullmatch(task):
         raise UserError(
             f"{where}: 'task' must be a name of letters, digits, '.', '_' and '-', got '{task}'."
         )
@@ -154,31 +173,31 @@ def _checked_line(where: str, record: dict[str, Any]) -> str:
 
 
 def _as_tasks(
-    path: Path, found: dict[str, list[tuple[str, Path]]], sources: dict[str, dict[str, str]]
+    path: Path, found: dict[str, list[str]], sources: dict[str, dict[str, str]]
 ) -> list[Task]:
     """Drop duplicates over all tasks and give the documents their ids."""
     seen: set[str] = set()
     tasks = []
     for name, texts in found.items():
         documents = []
-        for text, _ in texts:
+        for text in texts:
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
-            if text.strip() and key not in seen:
+            if key not in seen:
                 documents.append(Document(key, text))
                 seen.add(key)
         if not documents:
-            raise UserError(f"{path}: task '{name}' has no documents of its own.")
+            why = "all its texts are in earlier tasks" if texts else "its file holds none"
+            raise UserError(f"{path}: task '{name}' has no documents: {why}.")
         tasks.append(Task(name, documents, len(texts) - len(documents), sources[name]))
     return tasks
 
 
-def _file_texts(path: Path, field: str) -> Iterator[str]:
-    """The documents of one file."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty.")
-    if path.suffix == ".jsonl":
+def _file_texts(path: Path, where: str, field: str) -> Iterator[str]:
+    """The documents of one file; `where` opens the message when it cannot be read."""
+    _check_file(path, where)
+    if path.suffix.lower() == ".json":
+        raise UserError(f"{where}: a .json file is not read; write JSON Lines, named .jsonl.")
+    if path.suffix.lower() == ".jsonl":
         yield from _jsonl_texts(path, field)
     else:
         yield from paragraphs(_plain_text(path))
@@ -192,11 +211,13 @@ def _jsonl_texts(path: Path, field: str) -> Iterator[str]:
             raise UserError(f"{path}:{number}: no field '{field}'.{hint}")
         if not isinstance(record[field], str):
             raise UserError(f"{path}:{number}: field '{field}' must be a string.")
-        yield _encodable(f"{path}:{number}", record[field])
+        yield _checked_text(f"{path}:{number}", record[field])
 
 
-def _encodable(where: str, text: str) -> str:
-    """The text, unless a JSON escape put half a surrogate pair into it."""
+def _checked_text(where: str, text: str) -> str:
+    """A document's text, unless it is blank or a JSON escape left half a surrogate pair in it."""
+    if not text.strip():
+        raise UserError(f"{where}: the text is empty. Take the line out.")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -225,13 +246,16 @@ def paragraphs(text: str) -> Iterator[str]:
     """
     documents: list[list[str]] = []
     pending: list[str] = []
-    for paragraph in re.split(r"\n[ \t\r]*\n", text.replace("\r\n", "\n")):
+    n_words = 0
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    for paragraph in re.split(r"\n(?:[^\S\n]*\n)+", f"\n{lines}\n"):
         if not paragraph.strip():
             continue
         pending.append(paragraph.strip("\n"))
-        if sum(len(piece.split()) for piece in pending) >= PARAGRAPH_WORDS:
+        n_words += len(paragraph.split())
+        if n_words >= PARAGRAPH_WORDS:
             documents.append(pending)
-            pending = []
+            pending, n_words = [], 0
     if pending and documents:
         documents[-1].extend(pending)
     elif pending:

@@ -49,6 +49,20 @@ def save_tiny_model(folder: Path, activation: str = "gelu", model_type: str = "g
 
 
 @pytest.fixture(scope="session")
+def architecture_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a model of some `model_type`."""
+    made: dict[str, Path] = {}
+
+    def model(model_type: str) -> Path:
+        if model_type not in made:
+            folder = tmp_path_factory.mktemp("models") / model_type
+            made[model_type] = save_tiny_model(folder, model_type=model_type)
+        return made[model_type]
+
+    return model
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GELU model's folder."""
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

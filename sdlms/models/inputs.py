@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdlms.errors import UserError
 from sdlms.models.architectures import Architecture, architecture_of, n_layers
 from sdlms.models.loading import (
     ModelSource,
@@ -69,8 +70,14 @@ def read_inputs(
     """Tokenise the documents of each task for this model.
 
     Raises:
-        UserError: the tokenizer cannot be loaded, or a task's budget is too small.
+        UserError: the tokenizer cannot be loaded, does not belong to the model, or a task's
+            budget is too small.
     """
     context = int(config.max_position_embeddings)
     tokens = tokenize(load_tokenizer(source), texts, context, budget)
+    if (largest := int(tokens.rows.ids.max(initial=0))) >= config.vocab_size:
+        raise UserError(
+            f"--model {source.name}: its tokenizer gives token {largest}, but the model knows "
+            f"{config.vocab_size} tokens. They do not belong together."
+        )
     return Inputs(source, config, architecture_of(config.model_type), tokens)

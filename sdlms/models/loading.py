@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 
 from sdlms.errors import UserError, did_you_mean
 from sdlms.storage.assets import asset_folder
@@ -123,6 +124,9 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    # transformers would make an empty one up from the model's type.
+    if not any(name != "tokenizer_config.json" for name in tokenizer_hashes(source)):
+        raise UserError(f"--model {source.name}: no tokenizer in {source.folder}.")
     try:
         return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -165,17 +169,27 @@ def load_base_model(
 
     try:
         with _quiet_transformers():
-            model: PreTrainedModel = AutoModel.from_pretrained(
-                source.folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            model: PreTrainedModel
+            model, info = AutoModel.from_pretrained(
+                source.folder,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
             )
         model.to(device)  # type: ignore[arg-type]
     except torch.OutOfMemoryError:
         raise UserError(
             f"--model {source.name} does not fit the memory of {device} in {dtype}."
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--model {source.name}: cannot load its weights: {reason}") from None
+    # transformers would fill these with random numbers. BERT's pooler is not part of any block.
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
+        raise UserError(
+            f"--model {source.name}: its weights lack {len(missing)} tensors, {missing[0]} first."
+        )
     model.requires_grad_(False)
     model.train(False)
     return model

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Number = TypeVar("Number", bound=np.generic)
+# Squares of sums below this, and their inverses, stay well inside float32.
+SAFE_NORM = 1e15
 
 
 def rectified(acts: Tensor) -> Tensor:
@@ -34,11 +34,13 @@ def participation_ratio(strengths: Tensor) -> Tensor:
     Source: Treves and Rolls (1991), "What determines the capacity of autoassociative memories
     in the brain?", eq. for sparseness times the number of units.
     """
-    # Scaled by the token's largest unit: tiny or huge activations must not leave float32's range.
-    scale = strengths.amax(dim=1, keepdim=True)
-    scaled = strengths / torch.where(scale > 0, scale, 1)
-    total = scaled.sum(dim=1).double()
-    norm = torch.linalg.vector_norm(scaled, dim=1).double()
+    norm = torch.linalg.vector_norm(strengths, dim=1)
+    if bool((norm > SAFE_NORM).any()) or bool((norm < 1 / SAFE_NORM).any()):
+        # Squares may have left the type's range: repeat it relative to each token's largest unit.
+        largest = strengths.amax(dim=1, keepdim=True)
+        strengths = strengths / torch.where(largest > 0, largest, 1)
+        norm = torch.linalg.vector_norm(strengths, dim=1)
+    total = strengths.sum(dim=1).double()
     return torch.where(norm > 0, (total / torch.where(norm > 0, norm, 1)) ** 2, 0)
 
 
@@ -71,22 +73,24 @@ def document_statistics(
     Returns:
         One row per document; zeros for a document without tokens.
     """
-    firing = acts > thresholds
-    bounds = pairwise(offsets.tolist())
-    counts = [firing[first:last].sum(dim=0, dtype=torch.int32) for first, last in bounds]
-    positive = torch.count_nonzero(acts > 0, dim=1).numpy()
+    firing = np.greater(acts.numpy(), thresholds.numpy())
+    positive = np.greater(acts.numpy(), 0)
     ratios = participation_ratio(strengths).numpy()
+    bounds = list(pairwise(offsets.tolist()))
     return DocumentStatistics(
-        counts=torch.stack(counts).numpy().astype(np.uint32),
-        n_positive=_document_sums(positive, offsets),
-        participation_ratio=_document_sums(ratios, offsets),
+        counts=np.stack([_column_counts(firing[first:last]) for first, last in bounds]),
+        n_positive=np.array([np.count_nonzero(positive[first:last]) for first, last in bounds]),
+        # Each by itself, so that a document's sum knows no neighbour.
+        participation_ratio=np.array([ratios[first:last].sum() for first, last in bounds]),
     )
 
 
-def _document_sums(per_token: NDArray[Number], offsets: NDArray[np.int64]) -> NDArray[Number]:
-    """Sums over documents, each by itself, so that a document's sum knows no neighbour."""
-    sums = [per_token[first:last].sum() for first, last in pairwise(offsets.tolist())]
-    return np.array(sums, dtype=per_token.dtype)
+def _column_counts(flags: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """How often each column of `[token, unit]` is true, in bytes as long as these cannot wrap."""
+    counts = np.zeros(flags.shape[1], dtype=np.uint32)
+    for first in range(0, len(flags), 255):
+        counts += np.add.reduce(flags[first : first + 255].view(np.uint8), axis=0, dtype=np.uint8)
+    return counts
 
 
 def token_mean(sums: NDArray[np.float64], n_tokens: NDArray[np.int64]) -> tuple[float, float]:

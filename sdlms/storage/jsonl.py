@@ -9,8 +9,11 @@ from sdlms.errors import UserError
 
 
 def encode_line(record: dict[str, Any]) -> bytes:
-    """One record as a line of UTF-8 with its newline."""
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+    """One record as a line of UTF-8 with its newline; half a surrogate pair stays escaped.
+
+    Halves come from file names and arguments that are not UTF-8 (`os.fsdecode`).
+    """
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -37,6 +40,8 @@ def _decode_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise UserError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from None
     except RecursionError:
         raise UserError(f"{where}: not valid JSON (nested too deeply).") from None
+    except ValueError:
+        raise UserError(f"{where}: a number has thousands of digits.") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(record).__name__}.")
     return record

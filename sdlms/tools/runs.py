@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from sdlms.errors import UserError
 from sdlms.progress import readable_bytes, readable_seconds
+from sdlms.run_folder import bytes_on_disk, has_meta
+from sdlms.run_meta import META, Record
 from sdlms.run_writer import RunOptions
-from sdlms.runs import Run, find_run, list_runs, remove, verify
+from sdlms.runs import Run, find_any, list_runs, removable, remove, verify
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 Artifacts = Annotated[
@@ -16,6 +19,7 @@ Artifacts = Annotated[
 ]
 Reference = Annotated[str, typer.Argument(help="A run's name or path, or 'latest'.")]
 DEFAULT = RunOptions().artifacts
+LINE_WIDTH = 200
 
 
 @app.command("list")
@@ -26,17 +30,14 @@ def list_command(artifacts: Artifacts = DEFAULT) -> None:
         typer.echo(f"no runs under {artifacts}/. Make one: sdlms capture", err=True)
     width = max((len(run.name) for run in runs), default=0)
     for run in runs:
-        typer.echo(f"{run.name:<{width}}  {run.status:<11}  {_size(run):>8}  {_seconds(run)}")
+        size = readable_bytes(bytes_on_disk(run.path))
+        typer.echo(f"{run.name:<{width}}  {run.status:<11}  {size:>8}  {_took(run)}".rstrip())
 
 
-def _size(run: Run) -> str:
-    """What the run takes on disk."""
-    return readable_bytes(sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file()))
-
-
-def _seconds(run: Run) -> str:
+def _took(run: Run) -> str:
     """What the run took; empty while it is unfinished."""
-    return readable_seconds(run.records[-1]["seconds"]) if run.complete else ""
+    seconds = run.records[-1].get("seconds") if run.complete else None
+    return readable_seconds(seconds) if isinstance(seconds, int | float) else ""
 
 
 @app.command()
@@ -47,35 +48,45 @@ def show(
 ) -> None:
     """Show where a run came from, what happened and what it holds."""
     found = find_any(artifacts, run)
+    if not has_meta(found.path):
+        raise UserError(f"{found.path} holds no {META}, so there is nothing to show.")
     if json_lines:
         for record in found.records:
             typer.echo(json.dumps(record, ensure_ascii=False))
         return
     typer.echo(f"{found.path}  ({found.status})")
-    for section in ("config", "resolved", "decided"):
-        typer.echo(f"{section}:")
-        for key, value in found.start.get(section, {}).items():
-            typer.echo(f"  {key}: {json.dumps(value, ensure_ascii=False)}")
-    for record in found.records[1:]:
-        typer.echo(_record_line(record))
+    for record in found.records:
+        if record["event"] == "start":
+            _show_start(record)
+        else:
+            typer.echo(_shortened(_record_line(record)))
 
 
-def _record_line(record: dict[str, object]) -> str:
+def _show_start(start: Record) -> None:
+    """Every field of the `start` record; one that holds fields itself is a section."""
+    for name, value in start.items():
+        if isinstance(value, dict):
+            typer.echo(f"{name}:")
+            for key, inner in value.items():
+                typer.echo(_shortened(f"  {key}: {json.dumps(inner, ensure_ascii=False)}"))
+        elif name != "event":
+            typer.echo(_shortened(f"{name}: {json.dumps(value, ensure_ascii=False)}"))
+
+
+def _record_line(record: Record) -> str:
     """One event in a line."""
-    event = str(record["event"])
-    if event in ("output", "log"):
-        size = readable_bytes(float(str(record["bytes"])))
-        return f"{event}: {record['path']}  {size}  sha256 {str(record['sha256'])[:16]}…"
-    rest = {key: value for key, value in record.items() if key not in ("event", "time")}
+    event = record["event"]
+    if event in ("output", "log") and {"path", "bytes", "sha256"} <= set(record):
+        size = readable_bytes(record["bytes"])
+        columns = f"  columns {', '.join(record['columns'])}" if "columns" in record else ""
+        return f"{event}: {record['path']}  {size}  sha256 {record['sha256'][:16]}…{columns}"
+    rest = {key: value for key, value in record.items() if key != "event"}
     return f"{event}: {json.dumps(rest, ensure_ascii=False)}"
 
 
-def find_any(artifacts: Path, reference: str) -> Run:
-    """A complete run, or an unfinished one that is named in full."""
-    for run in list_runs(artifacts, partial=True):
-        if reference in (run.name, str(run.path)) and not run.complete:
-            return run
-    return find_run(artifacts, reference)
+def _shortened(line: str) -> str:
+    """At most `LINE_WIDTH` characters; `--json` has the rest."""
+    return line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…"
 
 
 @app.command("verify")
@@ -87,7 +98,7 @@ def verify_command(run: Reference = "latest", artifacts: Artifacts = DEFAULT) ->
         typer.echo(f"{found.name}: {difference}")
     if differences:
         raise typer.Exit(3)
-    typer.echo(f"{found.name}: verified, {len(found.all_of('output'))} outputs unchanged")
+    typer.echo(f"{found.name}: verified; outputs unchanged: {len(found.all_of('output'))}")
 
 
 @app.command("remove")
@@ -96,6 +107,6 @@ def remove_command(
     artifacts: Artifacts = DEFAULT,
 ) -> None:
     """Delete runs; refused while another run lists one as input."""
-    for found in [find_any(artifacts, reference) for reference in runs]:
+    for found in removable([find_any(artifacts, reference) for reference in runs]):
         remove(found)
         typer.echo(f"removed {found.name}")

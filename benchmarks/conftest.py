@@ -1,0 +1,47 @@
+"""What all benchmarks share: threads that wait quietly, sizes, a model, a place to report."""
+
+import os
+
+# Before torch is imported, as the command line does: with active waiting one other busy process
+# on the machine makes torch many times slower. Both sides of every comparison get this setting.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.timing import Report
+from benchmarks.workload import SIZES, Size, build_model
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Peers warn about themselves; that is no failure here."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture(scope="session")
+def size() -> Size:
+    """`SDLMS_BENCH_SIZE` (full or smoke), its rounds overruled by `SDLMS_BENCH_ROUNDS`."""
+    chosen = SIZES[os.environ.get("SDLMS_BENCH_SIZE", "full")]
+    rounds = int(os.environ.get("SDLMS_BENCH_ROUNDS", chosen.rounds))
+    return chosen.with_rounds(rounds)
+
+
+@pytest.fixture(scope="session")
+def model_folder(size: Size, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights, saved as transformers does, with a tokenizer."""
+    return build_model(tmp_path_factory.mktemp("model"), size)
+
+
+@pytest.fixture
+def publish(capsys: pytest.CaptureFixture[str], size: Size) -> Iterator[Callable[[Report], None]]:
+    """Print a report past pytest's capture: a table, then one JSON line."""
+
+    def show(report: Report) -> None:
+        with capsys.disabled():
+            print(report.text(size.name))
+
+    yield show

@@ -1,0 +1,60 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from sdlms.models.forward import Worker, padded_inputs
+from sdlms.storage.activations import Rows
+
+ROWS = Rows(
+    ids=np.arange(10, 19, dtype=np.int32),
+    mask=np.ones(9, dtype=np.uint8),
+    offsets=np.array([0, 4, 6, 9], dtype=np.int64),
+    document_ids=["a", "b", "c"],
+    document_tasks=["t", "t", "t"],
+)
+
+
+def test_padding_repeats_the_last_token_and_causal_models_need_no_mask() -> None:
+    ids, mask = padded_inputs(ROWS, [0, 1], torch.device("cpu"), causal=True)
+    assert ids.tolist() == [[10, 11, 12, 13], [14, 15, 15, 15]]
+    assert mask is None
+
+
+def test_encoders_get_their_mask() -> None:
+    ids, mask = padded_inputs(ROWS, [2, 1], torch.device("cpu"), causal=False)
+    assert ids.tolist() == [[16, 17, 18], [14, 15, 15]]
+    assert mask is not None
+    assert mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_a_worker_keeps_the_order_and_bounds_what_waits() -> None:
+    done: list[int] = []
+    gate = threading.Event()
+
+    def work(number: int) -> None:
+        gate.wait()
+        done.append(number)
+
+    with Worker(depth=2) as worker:
+        worker.submit(work, 0)
+        worker.submit(work, 1)
+        third = threading.Thread(target=worker.submit, args=(work, 2))
+        third.start()
+        third.join(timeout=0.2)
+        assert third.is_alive()  # two wait already
+        gate.set()
+        third.join()
+        worker.drain()
+    assert done == [0, 1, 2]
+
+
+def test_a_workers_error_reaches_the_caller() -> None:
+    def fail() -> None:
+        raise OSError("disk")
+
+    with Worker() as worker:
+        worker.submit(fail)
+        with pytest.raises(OSError, match="disk"):
+            worker.drain()

@@ -1,0 +1,42 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sdlms.errors import UserError
+from sdlms.models.inputs import read_inputs, read_model
+from sdlms.models.tokens import Budget, Text
+from sdlms.storage.files import sha256_of
+
+TEXTS = [[Text("a", "t", "a plain sentence"), Text("b", "t", "and another one")]]
+BUDGET = Budget(max_tokens=100, skip_first=0, seed=0)
+
+
+def test_a_model_and_its_tokens(tiny_model: Path) -> None:
+    inputs = read_inputs(*read_model(str(tiny_model), None), TEXTS, BUDGET)
+    record = inputs.model_record()
+    assert record["model_type"] == "gpt_neox"
+    assert record["n_layers"] == 4
+    assert record["weights"] == {"model.safetensors": sha256_of(tiny_model / "model.safetensors")}
+    assert set(record["tokenizer"]) == {"tokenizer.json", "tokenizer_config.json"}
+    assert sorted(inputs.tokens.rows.document_ids) == ["a", "b"]
+
+
+def changed(model: Path, folder: Path, **settings: object) -> str:
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    return str(folder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    model = changed(tiny_model, tmp_path / "m", vocab_size=50)
+    with pytest.raises(UserError, match="the model knows 50 tokens"):
+        read_inputs(*read_model(model, None), TEXTS, BUDGET)
+
+
+def test_an_unlisted_family_says_how_to_add_it(tiny_model: Path, tmp_path: Path) -> None:
+    model = changed(tiny_model, tmp_path / "m", model_type="t5")
+    with pytest.raises(UserError, match=r"unknown model_type 't5'.*CONTRIBUTING\.md"):
+        read_model(model, None)

@@ -1,0 +1,173 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sdlms.errors import UserError
+from sdlms.models.loading import (
+    ModelSource,
+    embedded_models,
+    find_model,
+    load_base_model,
+    load_config,
+    load_tokenizer,
+    tokenizer_hashes,
+    weight_hashes,
+)
+from sdlms.storage.files import sha256_of
+
+CPU = torch.device("cpu")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def copied(model: Path, folder: Path) -> ModelSource:
+    shutil.copytree(model, folder)
+    return ModelSource(str(folder), folder)
+
+
+def hub_cache(model: Path, home: Path) -> None:
+    """A model as the hub's cache lays it out: refs name a commit, snapshots link to blobs."""
+    repository = home / "hub" / "models--someone--tiny"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for file in model.iterdir():
+        blob = repository / "blobs" / sha256_of(file)
+        shutil.copy(file, blob)
+        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+    for name in ("main", "step1000"):
+        reference = repository / "refs" / name
+        reference.parent.mkdir(exist_ok=True)
+        reference.write_text(COMMIT)
+
+
+def test_embedded_models_come_first() -> None:
+    assert "sdlms-medium" in embedded_models()
+    source = find_model("sdlms-medium", None)
+    assert load_config(source).model_type == "gpt_neox"
+    assert weight_hashes(source).keys() == {"model.safetensors"}
+    assert load_tokenizer(source).is_fast
+
+
+def test_the_embedded_card_names_the_shipped_files() -> None:
+    folder = find_model("sdlms-medium", None).folder
+    card = json.loads((folder / "card.json").read_text())
+    for name, digest in card["sha256"].items():
+        assert sha256_of(folder / name) == digest
+
+
+def test_a_folder_is_a_model(tiny_model: Path) -> None:
+    source = find_model(str(tiny_model), None)
+    model = load_base_model(source, torch.float32, CPU)
+    assert not model.training
+    assert type(model).__name__ == "GPTNeoXModel"
+    stored = load_file(tiny_model / "model.safetensors")
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, stored[f"gpt_neox.{name}"])
+        assert not weight.requires_grad
+
+
+def test_loading_says_nothing(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_base_model(find_model(str(tiny_model), None), torch.bfloat16, CPU)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("revision", [None, "main", "step1000", COMMIT])
+def test_a_hub_model_comes_from_the_cache_under_hf_home(
+    tiny_model: Path, tmp_path: Path, revision: str | None
+) -> None:
+    hub_cache(tiny_model, tmp_path)
+    code = (
+        "from sdlms.models.loading import *\n"
+        f"source = find_model('someone/tiny', {revision!r})\n"
+        "print(source.commit, *weight_hashes(source).values(), *tokenizer_hashes(source))\n"
+        "load_tokenizer(source), load_base_model(source, torch.float32, torch.device('cpu'))"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    weights = sha256_of(tiny_model / "model.safetensors")
+    assert result.stdout.split() == [COMMIT, weights, "tokenizer.json", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sdlms-medum", "Did you mean 'sdlms-medium'?"),
+        ("./nowhere", "is no embedded model, no folder, and no hub id"),
+        ("someone/absent", "cannot be reached and the cache does not hold it"),
+        ("some one/what?", "the hub refuses"),
+    ],
+)
+def test_an_unknown_model_is_one_clear_line(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        find_model(name, None)
+
+
+def test_revisions_are_for_hub_models(tiny_model: Path) -> None:
+    for name in ("sdlms-medium", str(tiny_model)):
+        with pytest.raises(UserError, match="--revision is for hub models"):
+            find_model(name, "main")
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        find_model(str(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot read its config"),
+        ('{"model_type": "no_such_family"}', "cannot read its config"),
+        ("{}", "cannot read its config"),
+    ],
+)
+def test_a_broken_config_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_config(find_model(str(tmp_path), None))
+
+
+def test_pickled_weights_are_not_read(tiny_model: Path, tmp_path: Path) -> None:
+    source = copied(tiny_model, tmp_path / "m")
+    weights = source.folder / "model.safetensors"
+    torch.save(load_file(weights), source.folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"no \*\.safetensors weights"):
+        weight_hashes(source)
+
+
+def test_broken_weights_are_one_clear_line(tiny_model: Path, tmp_path: Path) -> None:
+    source = copied(tiny_model, tmp_path / "m")
+    (source.folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match="cannot load its weights"):
+        load_base_model(source, torch.float32, CPU)
+
+
+def test_missing_weights_are_refused_not_invented(tiny_model: Path, tmp_path: Path) -> None:
+    source = copied(tiny_model, tmp_path / "m")
+    path = source.folder / "model.safetensors"
+    weights = load_file(path)
+    del weights["gpt_neox.layers.2.mlp.dense_4h_to_h.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layers\.2\.mlp\.dense_4h_to_h\.weight"):
+        load_base_model(source, torch.float32, CPU)
+
+
+def test_a_missing_tokenizer_is_one_clear_line(tiny_model: Path, tmp_path: Path) -> None:
+    source = copied(tiny_model, tmp_path / "m")
+    for name in tokenizer_hashes(source):
+        (source.folder / name).unlink()
+    with pytest.raises(UserError, match="tokenizer"):
+        load_tokenizer(source)

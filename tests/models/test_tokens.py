@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from sdlms.errors import UserError
+from sdlms.models.tokens import Budget, Text, documents_within, tokenize
+
+TOKENIZER = Path(__file__).parents[2] / "sdlms/assets/models/sdlms-medium"
+CONTEXT = 96
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return AutoTokenizer.from_pretrained(TOKENIZER)
+
+
+def texts(task: str, n: int) -> list[Text]:
+    words = "the river turned north and carried boats past quiet farms toward the sea".split()
+    return [Text(f"{task}{i}", task, " ".join(words * (1 + i % 4)) + f" {i}") for i in range(n)]
+
+
+def budget(max_tokens: int = 10_000, skip_first: int = 0, seed: int = 0) -> Budget:
+    return Budget(max_tokens, skip_first, seed)
+
+
+def test_rows_hold_each_documents_tokens(tokenizer: Tokenizer) -> None:
+    source = texts("a", 5) + texts("b", 3)
+    found = tokenize(tokenizer, [source[:5], source[5:]], CONTEXT, budget()).rows
+    by_id = {text.id: text for text in source}
+    assert sorted(found.document_ids) == sorted(by_id)
+    assert found.document_tasks == ["a"] * 5 + ["b"] * 3
+    for document, name in enumerate(found.document_ids):
+        piece = found.ids[found.offsets[document] : found.offsets[document + 1]]
+        assert tokenizer.decode(piece.tolist()) == by_id[name].text
+
+
+def test_a_budget_takes_whole_documents_until_the_next_would_exceed_it(
+    tokenizer: Tokenizer,
+) -> None:
+    whole = tokenize(tokenizer, [texts("a", 30)], CONTEXT, budget()).rows
+    for limit in (100, 200, 333):
+        kept = tokenize(tokenizer, [texts("a", 30)], CONTEXT, budget(limit)).rows
+        n = kept.n_documents
+        assert kept.document_ids == whole.document_ids[:n]
+        assert kept.n_tokens <= limit < whole.offsets[n + 1]
+
+
+def test_order_depends_on_seed_and_task_only(tokenizer: Tokenizer) -> None:
+    def ids(tasks: list[list[Text]], seed: int) -> list[str]:
+        rows = tokenize(tokenizer, tasks, CONTEXT, budget(seed=seed)).rows
+        return [name for name in rows.document_ids if name.startswith("a")]
+
+    alone = ids([texts("a", 20)], 0)
+    assert ids([texts("b", 9), texts("a", 20)], 0) == alone
+    assert ids([texts("a", 20)], 1) != alone
+    assert alone != sorted(alone)
+
+
+def test_chunks_change_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tokenize(tokenizer, [texts("a", 30)], CONTEXT, budget()).rows
+    monkeypatch.setattr("sdlms.models.tokens.CHUNK_DOCUMENTS", 7)
+    chunked = tokenize(tokenizer, [texts("a", 30)], CONTEXT, budget()).rows
+    assert np.array_equal(whole.ids, chunked.ids)
+
+
+def test_long_documents_are_cut_and_named(tokenizer: Tokenizer) -> None:
+    long = Text("long", "a", "word " * 500)
+    found = tokenize(tokenizer, [[*texts("a", 3), long]], CONTEXT, budget())
+    assert found.truncated == ["long"]
+    assert found.rows.lengths.max() == CONTEXT
+
+
+def test_special_tokens_and_first_positions_have_mask_zero(tokenizer: Tokenizer) -> None:
+    text = Text("x", "a", "one two<|endoftext|>three four")
+    found = tokenize(tokenizer, [[text]], CONTEXT, budget(skip_first=1)).rows
+    special = found.ids == tokenizer.eos_token_id
+    assert special.sum() == 1
+    assert found.mask[0] == 0
+    assert not found.mask[special].any()
+    assert found.mask[1:][~special[1:]].all()
+
+
+def test_skipping_more_than_a_document_stays_within_it(tokenizer: Tokenizer) -> None:
+    short, long = Text("s", "a", "hi"), Text("l", "b", "one two three four five six seven")
+    found = tokenize(tokenizer, [[short], [long]], CONTEXT, budget(skip_first=3)).rows
+    assert not found.mask[: found.offsets[1]].any()
+    assert found.mask[found.offsets[1] :].tolist()[:3] == [0, 0, 0]
+    assert found.mask[found.offsets[1] + 3 :].all()
+
+
+def test_a_budget_below_the_first_document_is_an_error(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"--max-tokens 2: .* task 'a' has \d+ tokens"):
+        tokenize(tokenizer, [texts("a", 3)], CONTEXT, budget(2))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 400))
+def test_a_sample_is_whole_documents_within_its_limit(lengths: list[int], limit: int) -> None:
+    array = np.array(lengths)
+    sample = documents_within(array, limit, seed=3)
+    assert sample == sorted(set(sample))
+    assert len(sample) == 1 or array[sample].sum() <= limit
+    assert sample == documents_within(array, limit, seed=3)
+    if array.sum() <= limit:
+        assert sample == list(range(len(lengths)))
