@@ -33,8 +33,8 @@ from sdlms.models.inputs import Inputs
 from sdlms.models.loading import ModelSource
 from sdlms.models.recording import recording
 from sdlms.models.tokens import Tokens
-from sdlms.run_writer import RunOptions, RunWriter
-from sdlms.runs import Run, list_runs, remove
+from sdlms.runs.reading import Run, list_runs, remove
+from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.stages import capture
 from sdlms.storage.activations import Rows
 from sdlms.storage.files import sha256_of

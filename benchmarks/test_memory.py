@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.timing import Report
 from benchmarks.workload import Size
-from sdlms.runs import list_runs, remove
+from sdlms.runs.reading import list_runs, remove
 
 # A small process in between: a child starts with its parent's peak, and pytest's is large.
 LAUNCHER = """

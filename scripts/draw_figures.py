@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from sdlms.figures.sparsity import sparsity_figure
-from sdlms.runs import find_run
+from sdlms.runs.reading import find_run
 
 TARGET = Path("docs/figures/sparsity.png")
 
@@ -14,7 +14,10 @@ def main() -> None:
     run = find_run(Path(os.environ.get("SDLMS_ARTIFACTS", "artifacts")), "latest", "capture")
     model = run.start["resolved"]["model"]["name"]
     n_tokens = run.records[-1]["tokens"]
-    title = f"{model}: MLP neurons on {n_tokens:,} tokens (bars, mostly within the points: 95 % intervals over documents)"
+    title = (
+        f"{model}: MLP neurons on {n_tokens:,} tokens "
+        "(bars, mostly within the points: 95 % intervals over documents)"
+    )
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     sparsity_figure(run.path / "sparsity.csv", title).savefig(TARGET, dpi=160)
     print(TARGET)

@@ -33,7 +33,7 @@ app.add_typer(runs_tool.app, name="runs")
 def _show_version(wanted: bool) -> None:
     """Print the version and leave."""
     if wanted:
-        from sdlms.provenance import package_version
+        from sdlms.runs.provenance import package_version
 
         typer.echo(f"sdlms {package_version()}")
         raise typer.Exit

@@ -26,7 +26,7 @@ from sdlms.options import (
     read_defaults,
 )
 from sdlms.progress import LOGGER, set_up_logging
-from sdlms.run_writer import RunOptions, RunWriter
+from sdlms.runs.writing import RunOptions, RunWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +129,7 @@ def execute(
         with out:
             run(config, out)
     except KeyboardInterrupt:
-        hint = "; the same command with --resume continues here" if _has_begun(out) else ""
+        hint = "; the same command with --resume continues here" if out.started else ""
         LOGGER.warning("interrupted%s", hint)
         raise typer.Exit(130) from None
     return out.path
-
-
-def _has_begun(out: RunWriter) -> bool:
-    """Whether there is a folder that `--resume` could find."""
-    try:
-        return out.path.exists()
-    except ValueError:
-        return False

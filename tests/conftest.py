@@ -1,5 +1,6 @@
 """Tiny random models with the embedded tokenizer, and the real command line, for all tests."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,17 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    """What one test's command line sets up must not talk in the next."""
+    yield
+    logger = logging.getLogger("sdlms")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 def save_tiny_model(folder: Path, activation: str = "gelu", model_type: str = "gpt_neox") -> Path:

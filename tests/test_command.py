@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from sdlms.command import ComputeConfig, StageConfig, add_stage, execute, parameter_of
 from sdlms.errors import UserError
 from sdlms.options import options_of
-from sdlms.run_writer import RunOptions, RunWriter
-from sdlms.runs import Run
+from sdlms.runs.reading import Run
+from sdlms.runs.writing import RunOptions, RunWriter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from sdlms.options import (
     options_of,
     read_defaults,
 )
-from sdlms.run_writer import RunOptions
+from sdlms.runs.writing import RunOptions
 from sdlms.stages import capture
 
 

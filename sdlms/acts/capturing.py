@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sdlms.acts.statistics import TORCH_DTYPES, DocumentTables, Rule, check_finite, is_finite
 from sdlms.models.architectures import SITES, Site, architecture_of
@@ -26,6 +26,9 @@ from sdlms.storage.activations import Header, Key, Rows, create_activations, dat
 from sdlms.storage.counts import read_counts
 from sdlms.storage.files import write_atomically
 from sdlms.storage.flat import FlatWriter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BLOCK_TOKENS = 8192
 Consume = Callable[[list[int], Recorded], None]
@@ -44,7 +47,7 @@ class Capturing:
         on_halved: told the new budget each time it is halved.
     """
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     header: Header
     threads: int
     budget: int

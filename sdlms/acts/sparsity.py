@@ -47,7 +47,7 @@ def sparsity_rows(
         Rows with `COLUMNS`. The activation fraction is NaN for residual-like sites, whose zero
         means nothing; every figure is NaN for a task without mask-1 tokens.
     """
-    names = read_counts(path, "/documents/task").astype(str)
+    names = np.char.decode(read_counts(path, "/documents/task").astype(bytes), "utf-8")
     members = np.array([names == task for task in tasks])
     n_tokens = read_counts(path, "/documents/n_tokens").astype(np.int64)
     for key, rule in sorted(rules.items(), key=lambda item: (item[0][1], item[0][0])):

@@ -164,30 +164,30 @@ def measure_file(path: Path, writer: FlatWriter, rows: Rows, key: Key, rule: Rul
             tables.add(key, rule, range(first, last), as_float(stored), thresholds)
 
 
-def write_file_thresholds(
-    path: Path, writer: FlatWriter, key: Key, documents: Sequence[int] | None
+def write_thresholds(
+    path: Path, writer: FlatWriter, key: Key, rule: Rule, documents: Sequence[int] | None
 ) -> None:
-    """Fill in one site and layer's thresholds of `counts.h5` from a file's mask-1 tokens.
+    """Fill in one site and layer's thresholds of `counts.h5`.
 
     Args:
-        path: `activations.h5`.
+        path: `activations.h5`, from whose mask-1 tokens quantiles are taken; not read under a
+            fixed threshold.
         writer: of `counts.h5`.
         key: site and layer.
+        rule: fixed, or each unit's own quantile.
         documents: those of the file that are in the sample; None takes all.
 
     Raises:
         UserError: no token of the sample has mask 1.
     """
     name = f"{dataset_name(key)}/thresholds"
-    with ActivationsReader(path) as reader:
-        chosen = _sampled_tokens(reader.rows(), documents)
-        writer.write(name, 0, _sample_quantiles(reader, key, writer.shape(name)[0], chosen))
-
-
-def write_fixed_thresholds(writer: FlatWriter, key: Key) -> None:
-    """Fill in thresholds of 0."""
-    name = f"{dataset_name(key)}/thresholds"
-    writer.write(name, 0, np.zeros(writer.shape(name), dtype=np.float32))
+    (width,) = writer.shape(name)
+    thresholds = np.zeros(width, dtype=np.float32)
+    if not rule.fixed_threshold:
+        with ActivationsReader(path) as reader:
+            chosen = _sampled_tokens(reader.rows(), documents)
+            thresholds = _sample_quantiles(reader, key, width, chosen)
+    writer.write(name, 0, thresholds)
 
 
 def _sampled_tokens(rows: Rows, documents: Sequence[int] | None) -> NDArray[np.bool_]:

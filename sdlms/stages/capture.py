@@ -5,7 +5,6 @@ and sparsity.csv (one row per layer, site and task).
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from sdlms.errors import UserError, did_you_mean
 from sdlms.models.architectures import SITES, Site
 from sdlms.models.layers import DEFAULT_LAYERS, check_layers
 from sdlms.progress import LOGGER, readable_bytes
-from sdlms.run_writer import RunWriter
+from sdlms.runs.writing import RunWriter
 from sdlms.tasks import DEFAULT_MANIFEST, Task, load_tasks
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from sdlms.models.inputs import Inputs
     from sdlms.models.loading import ModelSource
     from sdlms.storage.activations import Header, Key, Rows, StoreDtype
-    from sdlms.storage.flat import FlatWriter
 
 ACTIVATIONS = "activations.h5"
 COUNTS = "counts.h5"
@@ -244,7 +242,7 @@ def _load(plan: Plan, decided: dict[str, Any], out: RunWriter) -> "Capturing":
 
 def _save(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
     """One forward that stores everything; statistics are then read from the file."""
-    from sdlms.acts.statistics import in_parallel, measure_file
+    from sdlms.acts.statistics import in_parallel, measure_file, write_thresholds
     from sdlms.storage.counts import create_counts
     from sdlms.storage.flat import FlatWriter
 
@@ -255,7 +253,7 @@ def _save(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
     create_counts(out.path / COUNTS, plan.header.units, plan.rows, plan.sample)
 
     def measure(key: "Key") -> None:
-        _write_thresholds(plan, key, path, plan.sample, counts)
+        write_thresholds(path, counts, key, plan.rules[key], plan.sample)
         measure_file(path, counts, plan.rows, key, plan.rules[key])
 
     with out.phase("statistics"), FlatWriter(out.path / COUNTS) as counts:
@@ -264,33 +262,24 @@ def _save(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
 
 def _stream(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
     """Statistics only: a forward over the threshold sample, then one over everything."""
-    from sdlms.acts.statistics import in_parallel
+    from sdlms.acts.statistics import in_parallel, write_thresholds
     from sdlms.storage.counts import create_counts
     from sdlms.storage.flat import FlatWriter
 
     if not (out.path / COUNTS).exists():
         create_counts(out.path / COUNTS, plan.header.units, plan.rows, plan.sample)
     path = out.scratch / ACTIVATIONS
+
+    def estimate(key: "Key") -> None:
+        write_thresholds(path, counts, key, plan.rules[key], documents=None)
+
     with FlatWriter(out.path / COUNTS) as counts:
         with out.phase("threshold_sample"):
             if plan.sample:
                 capturing.save(path, plan.rows.subset(plan.sample), "threshold sample")
-            write = partial(_write_thresholds, plan, path=path, documents=None, counts=counts)
-            in_parallel(capturing.threads, write, plan.rules)
+            in_parallel(capturing.threads, estimate, plan.rules)
         with out.phase("forward"):
             capturing.measure(counts, plan.rows, plan.rules)
-
-
-def _write_thresholds(
-    plan: Plan, key: "Key", path: Path, documents: list[int] | None, counts: "FlatWriter"
-) -> None:
-    """The thresholds of one site and layer, by its rule."""
-    from sdlms.acts.statistics import write_file_thresholds, write_fixed_thresholds
-
-    if plan.rules[key].fixed_threshold:
-        write_fixed_thresholds(counts, key)
-    else:
-        write_file_thresholds(path, counts, key, documents)
 
 
 def _tabulate(plan: Plan, out: RunWriter) -> None:

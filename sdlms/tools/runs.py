@@ -8,10 +8,10 @@ import typer
 
 from sdlms.errors import UserError
 from sdlms.progress import readable_bytes, readable_seconds
-from sdlms.run_folder import bytes_on_disk, has_meta
-from sdlms.run_meta import META, Record
-from sdlms.run_writer import RunOptions
-from sdlms.runs import Run, find_any, list_runs, removable, remove, verify
+from sdlms.runs.folder import bytes_on_disk, has_meta
+from sdlms.runs.meta import META, Record
+from sdlms.runs.reading import Run, find_any, list_runs, removable, remove, verify
+from sdlms.runs.writing import RunOptions
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 Artifacts = Annotated[

@@ -10,14 +10,14 @@ from sdlms.acts import statistics
 from sdlms.acts.statistics import (
     TORCH_DTYPES,
     DocumentTables,
+    Rule,
     as_float,
     check_finite,
     in_parallel,
     is_finite,
     measure_file,
     rule_of,
-    write_file_thresholds,
-    write_fixed_thresholds,
+    write_thresholds,
 )
 from sdlms.errors import UserError
 from sdlms.storage.activations import (
@@ -32,6 +32,7 @@ from sdlms.storage.flat import FlatWriter
 
 KEY = ("mlp_act", 0)
 WIDTH = 7
+QUANTILE = Rule(fixed_threshold=False, rectify=True)
 
 
 def rows_of(lengths: list[int], seed: int = 0) -> Rows:
@@ -68,7 +69,7 @@ def test_thresholds_are_the_sampled_quantiles(
     acts = stored_file(tmp_path / "a.h5", rows, store_dtype)
     create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [0, 3, 4])
     with FlatWriter(tmp_path / "c.h5") as counts:
-        write_file_thresholds(tmp_path / "a.h5", counts, KEY, [0, 3, 4])
+        write_thresholds(tmp_path / "a.h5", counts, KEY, QUANTILE, [0, 3, 4])
     found = read_counts(tmp_path / "c.h5", f"{dataset_name(KEY)}/thresholds")
     document = np.repeat(np.arange(5), rows.lengths)
     chosen = np.isin(document, [0, 3, 4]) & (rows.mask == 1)
@@ -85,7 +86,7 @@ def test_a_file_is_measured_as_brute_force_measures_it(
     acts = stored_file(tmp_path / "a.h5", rows, "float16")
     create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [])
     with FlatWriter(tmp_path / "c.h5") as counts:
-        write_file_thresholds(tmp_path / "a.h5", counts, KEY, None)
+        write_thresholds(tmp_path / "a.h5", counts, KEY, QUANTILE, None)
         measure_file(tmp_path / "a.h5", counts, rows, KEY, rule_of("mlp_act", "gelu", gated=False))
     read = {
         name: read_counts(tmp_path / "c.h5", f"{dataset_name(KEY)}/{name}")
@@ -109,7 +110,7 @@ def test_documents_may_come_in_any_order(tmp_path: Path) -> None:
     for order in ([0, 1, 2, 3], [3, 1, 2, 0]):
         create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [])
         with FlatWriter(tmp_path / "c.h5") as counts:
-            write_fixed_thresholds(counts, KEY)
+            write_thresholds(tmp_path / "none.h5", counts, KEY, Rule(True, True), None)
             pieces = [acts[rows.offsets[d] : rows.offsets[d + 1]] for d in order]
             thresholds = torch.zeros(WIDTH)
             DocumentTables(counts, rows).add(KEY, rule, order, torch.cat(pieces), thresholds)
@@ -123,7 +124,7 @@ def test_a_wholly_masked_sample_is_one_clear_line(tmp_path: Path) -> None:
     stored_file(tmp_path / "a.h5", rows, "float16")
     create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [])
     with FlatWriter(tmp_path / "c.h5") as counts, pytest.raises(UserError, match="--skip-first"):
-        write_file_thresholds(tmp_path / "a.h5", counts, KEY, None)
+        write_thresholds(tmp_path / "a.h5", counts, KEY, QUANTILE, None)
 
 
 @given(st.floats(width=16), st.sampled_from(["float16", "float32", "bfloat16"]))

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_document_statistics_agree_with_loops(seed: int, lengths: list[int]) -> 
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     found = document_statistics(acts, rectified(acts), offsets, thresholds)
     ratios = participation_ratio(rectified(acts)).tolist()
-    for document, (first, last) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for document, (first, last) in enumerate(itertools.pairwise(offsets)):
         rows = acts[first:last].tolist()
         for unit in range(n_units):
             expected = sum(row[unit] > float(thresholds[unit]) for row in rows)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from sdlms.runs import Run, list_runs
+from sdlms.runs.reading import Run, list_runs
 
 Cli = Callable[..., int]
 SMALL = ["--max-tokens", "600", "--dtype", "float32", "--threads", "1", "--quiet"]

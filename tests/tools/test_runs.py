@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from sdlms.cli import main
-from sdlms.run_folder import make_writable
-from sdlms.run_meta import META
-from sdlms.run_writer import RunOptions, RunWriter
-from sdlms.runs import Run, verify
+from sdlms.runs.folder import make_writable
+from sdlms.runs.meta import META
+from sdlms.runs.reading import Run, verify
+from sdlms.runs.writing import RunOptions, RunWriter
 
 
 @pytest.fixture

@@ -24,10 +24,8 @@ from types import TracebackType
 from typing import Annotated, Any, Self
 
 from sdlms.errors import UserError
-from sdlms.open_run import OpenRun
 from sdlms.progress import LOGGER
-from sdlms.provenance import package_version, provenance
-from sdlms.run_folder import (
+from sdlms.runs.folder import (
     PARTIAL,
     acquire,
     bytes_on_disk,
@@ -39,8 +37,10 @@ from sdlms.run_folder import (
     publish,
     reserve,
 )
-from sdlms.run_meta import META, Record
-from sdlms.runs import Run, differences, list_runs
+from sdlms.runs.meta import META, Record
+from sdlms.runs.open_run import OpenRun
+from sdlms.runs.provenance import package_version, provenance
+from sdlms.runs.reading import Run, differences, list_runs
 from sdlms.storage.files import sha256_of, sync
 
 DISK_SLACK = 1.05
@@ -97,6 +97,11 @@ class RunWriter:
         if self._path is None:
             raise ValueError("the run has not been started")
         return self._path
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a folder that `--resume` could find."""
+        return self._path is not None
 
     @property
     def scratch(self) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdlms.run_meta import META, MetaWriter, event_record, seal, seal_difference, whole_lines
+from sdlms.runs.meta import META, MetaWriter, event_record, seal, seal_difference, whole_lines
 from sdlms.storage.jsonl import encode_line
 
 START = {"event": "start", "stage": "tiny", "words": ["ä", "\x1b", "\\", "\u2028"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdlms.errors import UserError
-from sdlms.run_folder import (
+from sdlms.runs.folder import (
     acquire,
     bytes_on_disk,
     check_room,
@@ -23,7 +23,7 @@ from sdlms.run_folder import (
     reserve,
     run_name,
 )
-from sdlms.run_meta import META
+from sdlms.runs.meta import META
 from sdlms.storage.files import sync
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.provenance import PACKAGES, git_state, package_version, provenance
+from sdlms.runs.provenance import PACKAGES, git_state, package_version, provenance
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_it_names_versions_host_and_command() -> None:
 
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdlms.provenance.PACKAGES", ("no-such-package-here",))
+    monkeypatch.setattr("sdlms.runs.provenance.PACKAGES", ("no-such-package-here",))
     assert provenance()["packages"] == {"no-such-package-here": None}
 
 

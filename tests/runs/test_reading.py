@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdlms import runs
 from sdlms.errors import UserError
-from sdlms.run_folder import acquire, hidden_name, make_writable
-from sdlms.run_meta import META
-from sdlms.run_writer import RunOptions, RunWriter
-from sdlms.runs import Run, find_any, find_run, list_runs, removable, remove, verify
+from sdlms.runs import reading as runs
+from sdlms.runs.folder import acquire, hidden_name, make_writable
+from sdlms.runs.meta import META
+from sdlms.runs.reading import Run, find_any, find_run, list_runs, removable, remove, verify
+from sdlms.runs.writing import RunOptions, RunWriter
 
 
 def make_run(

@@ -5,8 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdlms.run_folder import contents
-from sdlms.run_meta import Record
+from sdlms.runs.folder import contents
+from sdlms.runs.meta import Record
 from sdlms.storage.files import sha256_of, sync
 
 FileState = tuple[int, int, int]

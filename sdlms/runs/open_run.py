@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from sdlms.progress import LOGGER, readable_seconds
-from sdlms.run_folder import SCRATCH, remove_empty_folders
-from sdlms.run_meta import META, MetaWriter, Record, event_record
-from sdlms.run_outputs import Outputs
+from sdlms.runs.folder import SCRATCH, remove_empty_folders
+from sdlms.runs.meta import META, MetaWriter, Record, event_record
+from sdlms.runs.outputs import Outputs
 
 LOG = "logs/run.log"
 

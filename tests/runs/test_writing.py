@@ -13,12 +13,14 @@ from typing import Any, NoReturn
 
 import pytest
 
-from sdlms import open_run, run_folder, run_writer, runs
 from sdlms.errors import UserError
-from sdlms.run_folder import hidden_name, is_partial, make_read_only
-from sdlms.run_meta import META
-from sdlms.run_writer import RunOptions, RunWriter
-from sdlms.runs import Run, list_runs, remove, verify
+from sdlms.runs import folder as run_folder
+from sdlms.runs import open_run, writing
+from sdlms.runs import reading as runs
+from sdlms.runs.folder import hidden_name, is_partial, make_read_only
+from sdlms.runs.meta import META
+from sdlms.runs.reading import Run, list_runs, remove, verify
+from sdlms.runs.writing import RunOptions, RunWriter
 
 KILLING = Path(__file__).with_name("killing.py")
 CONFIG = {"seed": 0, "layers": (1, 2)}
@@ -26,8 +28,8 @@ CONFIG = {"seed": 0, "layers": (1, 2)}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    version = run_writer.package_version()
-    monkeypatch.setattr(run_writer, "provenance", lambda: {"version": version})
+    version = writing.package_version()
+    monkeypatch.setattr(writing, "provenance", lambda: {"version": version})
     monkeypatch.setattr(runs.LOGGER, "propagate", True)
 
 
@@ -376,7 +378,7 @@ def test_resume_begins_anew_and_says_so_where_something_differs(
     earlier = fail(writer(tmp_path), resolved={"data": "one"})
     config = {**CONFIG, "seed": 1} if differing == "config" else CONFIG
     if differing == "version":
-        monkeypatch.setattr(run_writer, "package_version", lambda: "other")
+        monkeypatch.setattr(writing, "package_version", lambda: "other")
     out = RunWriter(
         "other" if differing == "stage" else "tiny",
         config,
@@ -422,7 +424,7 @@ def test_a_sealed_run_is_published_without_work(
     def killed(folder: Path) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_writer, "publish", killed)
+    monkeypatch.setattr(writing, "publish", killed)
     out = writer(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         complete(out)
@@ -465,7 +467,7 @@ def test_a_folder_that_turns_out_unwritable_is_one_line_and_leaves_nothing(
     def refuse(folder: Path) -> NoReturn:
         raise OSError(28, "No space left on device")
 
-    for module, name in ((run_writer, "OpenRun"), (run_writer, "acquire"), (run_writer, "reserve")):
+    for module, name in ((writing, "OpenRun"), (writing, "acquire"), (writing, "reserve")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, lambda *_: refuse(tmp_path))
             out = writer(tmp_path)
@@ -486,8 +488,8 @@ def test_what_a_partial_run_holds_is_not_asked_for_again(
 ) -> None:
     fail(writer(tmp_path))
     asked: list[int] = []
-    monkeypatch.setattr(run_writer, "bytes_on_disk", lambda folder: 600)
-    monkeypatch.setattr(run_writer, "check_room", lambda _, needed, __: asked.append(needed))
+    monkeypatch.setattr(writing, "bytes_on_disk", lambda folder: 600)
+    monkeypatch.setattr(writing, "check_room", lambda _, needed, __: asked.append(needed))
     out = writer(tmp_path, resume=True)
     with out:
         out.check_disk(1000, "")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sdlms.errors import UserError
 from sdlms.progress import readable_bytes
-from sdlms.run_meta import META
+from sdlms.runs.meta import META
 from sdlms.storage.files import sync
 
 PARTIAL = ".partial"

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdlms import run_writer
-from sdlms.run_writer import RunOptions, RunWriter
-from sdlms.runs import Run, list_runs, remove, verify
+from sdlms.runs import writing
+from sdlms.runs.reading import Run, list_runs, remove, verify
+from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.storage.files import write_atomically
 
 CALLS = (
@@ -162,7 +162,7 @@ def twice(folder: Path) -> dict[str, Any]:
 
 def together(folder: Path) -> dict[str, Any]:
     """Many processes that start in the same second, beside a run of that second."""
-    run_writer.datetime = OneSecond  # type: ignore[misc,assignment]
+    writing.datetime = OneSecond  # type: ignore[misc,assignment]
     stage(folder)
     begin = time.monotonic() + 0.3
 
@@ -210,8 +210,8 @@ def give_up_root(folder: Path) -> None:
 
 def main() -> None:
     """Run one of the three and print what was found."""
-    run_writer.provenance = lambda: {"version": "0"}  # type: ignore[assignment]
-    run_writer.package_version = lambda: "0"
+    writing.provenance = lambda: {"version": "0"}  # type: ignore[assignment]
+    writing.package_version = lambda: "0"
     os.fsync = lambda descriptor: None  # type: ignore[assignment]  # a kill is no power cut
     with tempfile.TemporaryDirectory() as warm:
         stage(Path(warm))  # so that everything is imported while it can be read

@@ -20,7 +20,7 @@ def provenance() -> dict[str, Any]:
     """Version, git state, package versions, interpreter and host, for the `start` record."""
     return {
         "version": package_version(),
-        "git": git_state(Path(__file__).resolve().parent),
+        "git": git_state(Path(__file__).resolve().parents[1]),
         "packages": {name: _version_of(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": platform.node(),

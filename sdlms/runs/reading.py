@@ -1,4 +1,4 @@
-"""Runs: find, list, verify, remove. Writing one is `sdlms/run_writer.py`.
+"""Runs: find, list, verify, remove. Writing one is `sdlms/runs/writing.py`.
 
 A run is a folder `artifacts/20261120_143022_capture[_label]/` whose `meta.jsonl` describes it:
 `start`, `input`, events, one `output` per file, `log`, `done`. While it is written it is hidden
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from sdlms.errors import UserError
 from sdlms.progress import LOGGER
-from sdlms.run_folder import (
+from sdlms.runs.folder import (
     acquire,
     contents,
     has_meta,
@@ -27,7 +27,7 @@ from sdlms.run_folder import (
     make_writable,
     run_name,
 )
-from sdlms.run_meta import META, Record, seal_difference, whole_lines
+from sdlms.runs.meta import META, Record, seal_difference, whole_lines
 from sdlms.storage.files import sha256_of
 
 OWN_NAME = r"\d{8}_\d{6}_."

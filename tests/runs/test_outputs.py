@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.run_outputs import Outputs
+from sdlms.runs.outputs import Outputs
 
 
 @pytest.fixture

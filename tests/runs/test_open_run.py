@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.open_run import LOG, OpenRun
 from sdlms.progress import LOGGER
-from sdlms.run_folder import hidden_name
-from sdlms.run_meta import META, seal_difference
-from sdlms.runs import Run, differences
+from sdlms.runs.folder import hidden_name
+from sdlms.runs.meta import META, seal_difference
+from sdlms.runs.open_run import LOG, OpenRun
+from sdlms.runs.reading import Run, differences
 
 
 @pytest.fixture
