@@ -1,18 +1,19 @@
-"""What all benchmarks share: threads that wait quietly, sizes, a model, a place to report."""
+"""What all benchmarks share: the command line's environment, sizes, a model, a place to report."""
 
 import os
-
-# Before torch is imported, as the command line does: with active waiting one other busy process
-# on the machine makes torch many times slower. Both sides of every comparison get this setting.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.timing import Report
-from benchmarks.workload import SIZES, Size, build_model
+from sdlms.cli import ENVIRONMENT
+
+# Before torch is imported, as the command line does; both sides of every comparison get it.
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+from benchmarks.timing import Report  # noqa: E402
+from benchmarks.workload import SIZES, Size, build_model  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,14 @@ from sdlms.stages import capture
 from sdlms.tools import runs as runs_tool
 
 STAGES = (capture,)
+# Read when torch is loaded, so set before; whoever sets them otherwise is obeyed.
+ENVIRONMENT = {
+    # OpenMP's threads otherwise wait for each other by spinning, which beside one other busy
+    # process makes small forwards ten times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # oneDNN otherwise keeps 1,024 compiled products, one per shape: 300 MB, hardly used again.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
+}
 
 app = typer.Typer(
     add_completion=False,
@@ -54,9 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Anything else that is raised is our bug: its traceback is shown and the code is 1.
     """
-    # Read by OpenMP when torch is loaded. Its threads otherwise wait for each other by spinning,
-    # which beside one other busy process makes small forwards ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     # What a scheduler sends before it kills: like Ctrl-C, it leaves a run that can be resumed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

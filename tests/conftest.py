@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+from sdlms.cli import ENVIRONMENT
+
+for _name, _value in ENVIRONMENT.items():  # as the command line sets it
+    os.environ.setdefault(_name, _value)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 TOKENIZER = Path(__file__).parent.parent / "sdlms/assets/models/sdlms-medium"

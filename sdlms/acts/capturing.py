@@ -15,14 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdlms.acts.statistics import TORCH_DTYPES, DocumentTables, Rule, check_finite, is_finite
+from sdlms.acts.statistics import (
+    SCAN_TOKENS,
+    TORCH_DTYPES,
+    DocumentTables,
+    Rule,
+    check_finite,
+    is_finite,
+)
 from sdlms.models.architectures import SITES, Site, architecture_of
 from sdlms.models.batching import longest_first, run_batches, token_blocks
-from sdlms.models.device import allocated_bytes
-from sdlms.models.forward import Recorded, Worker, forward_batch
+from sdlms.models.device import allocated_bytes, return_freed_memory
+from sdlms.models.forward import Checkpointer, Recorded, Worker, forward_batch
 from sdlms.models.recording import recording
 from sdlms.progress import LOGGER, Progress
-from sdlms.storage.activations import Header, Key, Rows, create_activations, dataset_name
+from sdlms.storage.activations import (
+    Header,
+    Key,
+    Rows,
+    create_activations,
+    dataset_name,
+    document_blocks,
+)
 from sdlms.storage.counts import read_counts
 from sdlms.storage.files import write_atomically
 from sdlms.storage.flat import FlatWriter
@@ -84,8 +98,11 @@ class Capturing:
 
         def consume(documents: list[int], recorded: Recorded) -> None:
             for key, batch in recorded.items():
-                acts = torch.cat(_real_rows(batch, key, rows, documents)).float()
-                tables.add(key, rules[key], documents, acts, thresholds[key])
+                pieces = _real_rows(batch, key, rows, documents)
+                offsets = np.cumsum([0, *(len(piece) for piece in pieces)])
+                for first, last in document_blocks(offsets, SCAN_TOKENS):
+                    acts = torch.cat(pieces[first:last]).float()
+                    tables.add(key, rules[key], documents[first:last], acts, thresholds[key])
 
         self._forward("statistics", rows, writer, consume)
 
@@ -102,15 +119,18 @@ class Capturing:
         gpu = (lambda: allocated_bytes(device)) if device.type == "cuda" else None
         progress = Progress(label, rows.n_tokens, "tokens", done=done, gpu_memory=gpu)
         record = recording(self.model, self.header.layers, self._sites)
-        with record as recorded, Worker() as worker, progress:
+        checkpointer = Checkpointer(partial(_checkpoint, writer, checkpoint))
+        with record as recorded, checkpointer, Worker() as worker, progress:
             forward = partial(forward_batch, recorded, rows, store, device, causal)
             for number, block in enumerate(blocks[n_done:], start=n_done + 1):
                 batches = run_batches(block, lengths, self.budget, forward, self._halved)
                 for documents, found, budget in batches:
                     self.budget = budget
                     worker.submit(consume, documents, found)
+                    del found
                     progress.advance(int(lengths[documents].sum()))
-                worker.submit(_checkpoint, writer, checkpoint, number)
+                worker.submit(checkpointer.reached, number)
+                return_freed_memory()
             worker.drain()
 
     @property

@@ -58,7 +58,7 @@ def sparsity_rows(
                 "layer": key[1],
                 "site": key[0],
                 "task": task,
-                "n_documents": int(member.sum()),
+                "n_documents": int((n_tokens[member] > 0).sum()),
                 "n_tokens": int(n_tokens[member].sum()),
                 "n_units": counts.shape[1],
                 **_means(path, key, fired, member, n_tokens[member], counts.shape[1]),

@@ -26,9 +26,10 @@ from sdlms.storage.counts import read_counts
 from sdlms.storage.flat import Array, FlatWriter
 
 FIRING_QUANTILE = 0.9
-# The level of a quantile estimated on n tokens is known to sqrt(0.09 / n): here to 0.0017.
+# Tokens of a document resemble each other: on the embedded model and tasks, units fire on 0.100 of
+# all tokens with a standard deviation of 0.004 over units (0.0017 were tokens independent).
 SAMPLE_TOKENS = 32_768
-BLOCK_TOKENS = 512  # of 2,048 units in float32: 4 MB, which caches hold
+SCAN_TOKENS = 512  # of 2,048 units in float32: 4 MB, which caches hold
 SAMPLE_BUFFER_BYTES = 48 << 20
 TORCH_DTYPES: dict[StoreDtype, torch.dtype] = {
     "float16": torch.float16,
@@ -159,7 +160,7 @@ def measure_file(path: Path, writer: FlatWriter, rows: Rows, key: Key, rule: Rul
     thresholds = torch.from_numpy(read_counts(writer.path, f"{dataset_name(key)}/thresholds"))
     tables = DocumentTables(writer, rows)
     with ActivationsReader(path) as reader:
-        for first, last in document_blocks(rows.offsets, BLOCK_TOKENS):
+        for first, last in document_blocks(rows.offsets, SCAN_TOKENS):
             stored = reader.read(key, int(rows.offsets[first]), int(rows.offsets[last]))
             tables.add(key, rule, range(first, last), as_float(stored), thresholds)
 
@@ -224,8 +225,8 @@ def _unit_major(
     shape = (units.stop - units.start, int(chosen.sum()))
     values = np.empty(shape, dtype=np.int16 if sixteen_bits else np.float32)
     filled = 0
-    for first in range(0, len(chosen), BLOCK_TOKENS):
-        wanted = chosen[first : first + BLOCK_TOKENS]
+    for first in range(0, len(chosen), SCAN_TOKENS):
+        wanted = chosen[first : first + SCAN_TOKENS]
         n_wanted = int(wanted.sum())
         if n_wanted:
             stored = reader.read(key, first, first + len(wanted))[:, units]

@@ -65,7 +65,7 @@ def _draw_task(
     panel.errorbar(
         places,
         values,
-        yerr=np.nan_to_num(errors),
+        yerr=errors,
         fmt="o",
         markersize=3.5,
         linewidth=1.2,

@@ -1,6 +1,9 @@
 """Where and in what precision a model computes: the device rule, decided once, by capability."""
 
+import ctypes
 import os
+import platform
+from pathlib import Path
 
 import psutil
 import torch
@@ -86,6 +89,22 @@ def decisions(device: torch.device, dtype: str, threads: int) -> dict[str, str |
     }
 
 
+def return_freed_memory() -> None:
+    """Hand what was freed back to the system, where the C library keeps it otherwise (glibc).
+
+    Batches of ever other shapes leave holes that the next ones do not fit into: without this,
+    memory grows with the number of batches.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def describe(device: torch.device) -> str:
-    """The device's own name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    """The device's own name; of a CPU what the system calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -46,7 +46,7 @@ class Worker:
     An error there is raised by a later call of `submit` or by `drain`.
     """
 
-    def __init__(self, depth: int = 2) -> None:
+    def __init__(self, depth: int = 1) -> None:
         """At most `depth` calls wait; then `submit` waits too, so memory stays bounded."""
         self._depth = depth
         # Its operations are small: torch's threads belong to the forward.
@@ -81,6 +81,41 @@ class Worker:
         """Wait until everything handed over was done."""
         while self._waiting:
             self._waiting.popleft().result()
+
+
+class Checkpointer:
+    """Makes progress durable in the background, one checkpoint at a time.
+
+    A sync may take longer than the work it secures; what is reached meanwhile is covered by the
+    next checkpoint, and nobody waits.
+    """
+
+    def __init__(self, save: Callable[[int], None]) -> None:
+        """`save` syncs everything done so far, then writes down the number that was reached."""
+        self._save = save
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running: Future[None] | None = None
+
+    def reached(self, number: int) -> None:
+        """Say how far the work has come; starts a checkpoint unless one is being written."""
+        if self._running is not None:
+            if not self._running.done():
+                return
+            self._running.result()
+        self._running = self._pool.submit(self._save, number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown()
+        if self._running is not None and error is None:
+            self._running.result()
 
 
 def forward_batch(

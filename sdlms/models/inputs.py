@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdlms.errors import UserError
-from sdlms.models.architectures import Architecture, architecture_of, n_layers
+from sdlms.models.architectures import SITES, activation_name, architecture_of, n_layers, n_units
 from sdlms.models.loading import (
     ModelSource,
+    config_hashes,
     find_model,
     load_config,
     load_tokenizer,
@@ -15,6 +16,7 @@ from sdlms.models.loading import (
     weight_hashes,
 )
 from sdlms.models.tokens import Budget, Text, Tokens, tokenize
+from sdlms.storage.activations import Header, StoreDtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -27,13 +29,11 @@ class Inputs:
     Attributes:
         source: where the model is.
         config: the model's config.
-        architecture: its entry in the architecture table.
         tokens: the documents that were kept.
     """
 
     source: ModelSource
     config: "PreTrainedConfig"
-    architecture: Architecture
     tokens: Tokens
 
     def model_record(self) -> dict[str, Any]:
@@ -44,6 +44,7 @@ class Inputs:
             "commit": self.source.commit,
             "model_type": self.config.model_type,
             "n_layers": n_layers(self.config),
+            "config": config_hashes(self.source),
             "weights": weight_hashes(self.source),
             "tokenizer": tokenizer_hashes(self.source),
         }
@@ -80,4 +81,31 @@ def read_inputs(
             f"--model {source.name}: its tokenizer gives token {largest}, but the model knows "
             f"{config.vocab_size} tokens. They do not belong together."
         )
-    return Inputs(source, config, architecture_of(config.model_type), tokens)
+    return Inputs(source, config, tokens)
+
+
+def header_of(
+    source: ModelSource,
+    config: "PreTrainedConfig",
+    sites: Sequence[str],
+    layers: Sequence[int],
+    store_dtype: StoreDtype | Literal["auto"],
+) -> Header:
+    """What will be stored: every site at every layer, with its width and type.
+
+    Under `auto` neurons are float16 and residual-like sites bfloat16: residual streams have
+    outliers beyond float16's range.
+    """
+    ordered = [site for site in SITES if site in sites]
+    auto: dict[str, StoreDtype] = {"mlp_act": "float16"}
+    return Header(
+        model=source.name,
+        revision=source.commit or "",
+        units={(site, layer): n_units(config, site) for site in ordered for layer in layers},
+        store_dtype={
+            site: auto.get(site, "bfloat16") if store_dtype == "auto" else store_dtype
+            for site in ordered
+        },
+        activation_function=activation_name(config),
+        gated=architecture_of(config.model_type).gated,
+    )

@@ -54,8 +54,10 @@ def layers_of(layers: tuple[str, ...], n_layers: int) -> list[int]:
         percentage = _percentage(word)
         layer = int(word) if percentage is None else layer_at(percentage / 100, n_layers)
         if layer >= n_layers:
+            share = f" Did you mean {word}%?" if layer <= 100 else ""
             raise UserError(
                 f"--layers: there is no layer {layer}; the model has layers 0 to {n_layers - 1}."
+                f"{share}"
             )
         chosen.add(layer)
     return sorted(chosen)

@@ -5,6 +5,7 @@ be checked first. Weights are safetensors; code that comes with a model is never
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,23 @@ import torch
 from safetensors import SafetensorError
 
 from sdlms.errors import UserError, did_you_mean
+from sdlms.progress import LOGGER
 from sdlms.storage.assets import asset_folder
 from sdlms.storage.files import sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"]
+CONFIG_FILE = "config.json"
+TOKENIZER_FILES = [
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+]
+HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"  # the oldest models have no owner: gpt2
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
 
 
@@ -59,15 +70,16 @@ def find_model(name: str, revision: str | None) -> ModelSource:
     folder = Path(name).expanduser()
     if folder.is_dir():
         _refuse_revision(name, revision)
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG_FILE).is_file():
             raise UserError(f"--model {name}: the folder has no config.json.")
         return ModelSource(name, folder)
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
-        hint = did_you_mean(name, embedded_models())
+    hint = did_you_mean(name, embedded_models())
+    if not re.fullmatch(HUB_ID, name) or "Did you mean" in hint:
         raise UserError(
-            f"--model '{name}' is no embedded model, no folder, and no hub id (owner/name).{hint}"
+            f"--model '{name}' is no embedded model, no folder that exists, and no hub id "
+            f"(owner/name).{hint}"
         )
-    snapshot = _fetch(name, revision, ["config.json", "generation_config.json", *TOKENIZER_FILES])
+    snapshot = _fetch(name, revision, [CONFIG_FILE, *TOKENIZER_FILES])
     return ModelSource(name, snapshot, revision, commit=snapshot.name)
 
 
@@ -140,6 +152,11 @@ def tokenizer_hashes(source: ModelSource) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in sorted(files) if path.is_file()}
 
 
+def config_hashes(source: ModelSource) -> dict[str, str]:
+    """File name -> sha256 of the config: the same weights compute otherwise under another one."""
+    return {CONFIG_FILE: sha256_of(source.folder / CONFIG_FILE)}
+
+
 def weight_hashes(source: ModelSource) -> dict[str, str]:
     """File name -> sha256 of the weights, fetched first when they are on the hub.
 
@@ -147,6 +164,7 @@ def weight_hashes(source: ModelSource) -> dict[str, str]:
         UserError: there are no safetensors weights.
     """
     if source.commit is not None:
+        LOGGER.info(f"fetching the weights of {source.name}, unless they are cached")
         _fetch(source.name, source.commit, WEIGHT_FILES)
     files = sorted(path for path in source.folder.glob("*.safetensors") if path.is_file())
     if not files:

@@ -40,11 +40,11 @@ class Tokens:
 
     Attributes:
         rows: tokens and documents, task by task, each task's documents in seeded order.
-        truncated: ids of documents that were longer than the context.
+        truncated: id of each document that was longer than the context -> tokens cut off.
     """
 
     rows: Rows
-    truncated: list[str]
+    truncated: dict[str, int]
 
 
 class _Encoded(NamedTuple):
@@ -52,7 +52,7 @@ class _Encoded(NamedTuple):
 
     text: Text
     ids: list[int]
-    truncated: bool
+    n_cut: int
 
 
 @dataclass(frozen=True)
@@ -87,22 +87,29 @@ def tokenize(
     Raises:
         UserError: a task's first document alone exceeds the budget.
     """
+    tokenizer.truncation_side = "right"
     kept: list[_Encoded] = []
     for texts in tasks:
         kept.extend(
             _within_budget(tokenizer, _shuffled(texts, budget.seed), context, budget.max_tokens)
         )
-    special = {getattr(tokenizer, name) for name in SPECIAL_TOKENS} - {None}
     ids = np.concatenate([np.array(item.ids, dtype=np.int32) for item in kept])
     offsets = np.concatenate([[0], np.cumsum([len(item.ids) for item in kept])]).astype(np.int64)
     rows = Rows(
         ids=ids,
-        mask=_mask(ids, offsets, special, budget.skip_first),
+        mask=_mask(ids, offsets, special_ids(tokenizer), budget.skip_first),
         offsets=offsets,
         document_ids=[item.text.id for item in kept],
         document_tasks=[item.text.task for item in kept],
     )
-    return Tokens(rows, [item.text.id for item in kept if item.truncated])
+    return Tokens(rows, {item.text.id: item.n_cut for item in kept if item.n_cut})
+
+
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Ids of special tokens, chat markers among them; not of an unknown word, which is text."""
+    marked = {getattr(tokenizer, name) for name in SPECIAL_TOKENS} - {None}
+    unknown = {tokenizer.unk_token_id} - marked
+    return (set(tokenizer.all_special_ids) | marked) - unknown
 
 
 def _shuffled(texts: Sequence[Text], seed: int) -> list[Text]:
@@ -140,11 +147,11 @@ def _encoded(
         whole = tokenizer([text.text for text in chunk], verbose=False)["input_ids"]
         for text, ids in zip(chunk, whole, strict=True):
             if len(ids) <= context:
-                yield _Encoded(text, ids, False)
+                yield _Encoded(text, ids, 0)
                 continue
             # Cut by the tokenizer, which keeps its closing special token.
             cut = tokenizer(text.text, truncation=True, max_length=context)["input_ids"]
-            yield _Encoded(text, cut, True)
+            yield _Encoded(text, cut, len(ids) - len(cut))
 
 
 def _mask(
@@ -160,8 +167,9 @@ def _mask(
 def documents_within(lengths: NDArray[np.int64], max_tokens: int, seed: int) -> list[int]:
     """A seeded sample of whole documents of at most `max_tokens` tokens, ascending.
 
-    At least one document, however long.
+    At least one document, however long; none without tokens.
     """
     order = np.random.default_rng([seed, len(lengths)]).permutation(len(lengths))
+    order = order[lengths[order] > 0]
     n_kept = int(np.searchsorted(np.cumsum(lengths[order]), max_tokens, side="right"))
     return sorted(int(document) for document in order[: max(n_kept, 1)])

@@ -29,7 +29,8 @@ def participation_ratio(strengths: Tensor) -> Tensor:
         strengths: `[token, unit]` float32 or float64, >= 0; scale does not matter.
 
     Returns:
-        `[token]` float64 in [1, n_units]; 0 where every unit is 0.
+        `[token]` float64, 0 where every unit is 0, else in [1, n_units] up to 1e-6: the sums
+        over units are taken in the type of `strengths`.
 
     Source: Treves and Rolls (1991), "What determines the capacity of autoassociative memories
     in the brain?", eq. for sparseness times the number of units.

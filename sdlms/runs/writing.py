@@ -44,6 +44,7 @@ from sdlms.runs.reading import Run, differences, list_runs
 from sdlms.storage.files import sha256_of, sync
 
 DISK_SLACK = 1.05
+MATCHED = ("stage", "config", "resolved", "version", "packages")
 LABEL = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -145,15 +146,17 @@ class RunWriter:
         return decided
 
     def _find_partial(self, resolved: Record) -> Run | None:
-        """The newest partial run with the same config, inputs and version."""
-        wanted = (self.stage, self.config, resolved, package_version())
+        """The newest partial run with the same config, inputs and versions."""
+        versions = package_version(), provenance().get("packages")
+        wanted = (self.stage, self.config, resolved, *versions)
         for run in reversed(list_runs(self.options.artifacts, partial=True)):
             start = run.start
-            found = tuple(start.get(key) for key in ("stage", "config", "resolved", "version"))
+            found = tuple(start.get(key) for key in MATCHED)
             if is_partial(run.path) and found == wanted:
                 return run
         LOGGER.warning(
-            "no unfinished %s run has these settings, inputs and version; starting anew", self.stage
+            "no unfinished %s run has these settings, inputs and versions; starting anew",
+            self.stage,
         )
         return None
 
@@ -183,14 +186,21 @@ class RunWriter:
         if earlier.sealed and not differences(earlier):
             LOGGER.info("%s lacked only its last step; it is published now", earlier.name)
             raise _Finished
+        recorded = earlier.start["decided"]
+        for key in ("device", "device_name"):  # another device gives other bytes
+            if recorded.get(key) != decided.get(key):
+                raise UserError(
+                    f"{earlier.name} was begun on {recorded.get(key)}, here it is "
+                    f"{decided.get(key)}. Resume it there, or start anew without --resume."
+                )
         make_writable(self.path)
         for torn in self.path.rglob(f".*{PARTIAL}"):  # of files written under a temporary name
             torn.unlink()
         self._open_run = OpenRun(self.path)
         self.resumed = True
         LOGGER.info("resuming %s", earlier.name)
-        self.event("resume", decided=decided)
-        return {**decided, **earlier.start["decided"]}
+        self.event("resume", decided=decided, **provenance())
+        return {**decided, **recorded}
 
     def _acquire(self, path: Path) -> None:
         """Hold the folder's lock as long as this process lives."""

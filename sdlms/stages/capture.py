@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sdlms.command import ComputeConfig
 from sdlms.errors import UserError, did_you_mean
-from sdlms.models.architectures import SITES, Site
-from sdlms.models.layers import DEFAULT_LAYERS, check_layers
+from sdlms.models.architectures import SITES, n_layers
+from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of
 from sdlms.progress import LOGGER, readable_bytes
 from sdlms.runs.writing import RunWriter
 from sdlms.tasks import DEFAULT_MANIFEST, Task, load_tasks
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from transformers import PreTrainedConfig
+    from numpy.typing import NDArray
 
     from sdlms.acts.capturing import Capturing
     from sdlms.acts.statistics import Rule
     from sdlms.models.inputs import Inputs
-    from sdlms.models.loading import ModelSource
-    from sdlms.storage.activations import Header, Key, Rows, StoreDtype
+    from sdlms.storage.activations import Header, Key, Rows
 
 ACTIVATIONS = "activations.h5"
 COUNTS = "counts.h5"
 SPARSITY = "sparsity.csv"
+FEWEST_SAMPLED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class Config(ComputeConfig):
                 raise UserError(f"--{flag} must be >= {least}, got {getattr(self, name)}.")
         if self.texts is not None and self.tasks != (DEFAULT_MANIFEST,):
             raise UserError("--tasks and --texts exclude each other. Give one of them.")
+        if self.field != "text" and (self.texts is None or self.texts.suffix != ".jsonl"):
+            raise UserError(f"--field {self.field} is for --texts FILE.jsonl.")
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,15 @@ def _plan(config: Config) -> Plan:
     """Check every setting and input; read and tokenise the documents."""
     from sdlms.acts.statistics import SAMPLE_TOKENS, rule_of
     from sdlms.models.device import device_of, dtype_of
-    from sdlms.models.inputs import read_inputs, read_model
+    from sdlms.models.inputs import header_of, read_inputs, read_model
     from sdlms.models.tokens import Budget, Text, documents_within
+    from sdlms.storage.counts import masked_lengths
 
     device = device_of(config.device)
     dtype_of(config.dtype, device)
     source, model_config = read_model(config.model, config.revision)
-    header = _header(config, source, model_config)
+    layers = layers_of(config.layers, n_layers(model_config))
+    header = header_of(source, model_config, config.site, layers, config.store_dtype)
     tasks = load_tasks(config.tasks, config.texts, config.field)
     texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
     budget = Budget(config.max_tokens, config.skip_first, config.seed)
@@ -138,35 +143,23 @@ def _plan(config: Config) -> Plan:
     rules = {
         key: rule_of(key[0], header.activation_function, gated=header.gated) for key in header.units
     }
-    sample = documents_within(inputs.tokens.rows.lengths, SAMPLE_TOKENS, config.seed)
+    readable = masked_lengths(inputs.tokens.rows)
+    _check_readable(inputs.tokens.rows, readable)
+    sample = documents_within(readable, SAMPLE_TOKENS, config.seed)
     if all(rule.fixed_threshold for rule in rules.values()):
         sample = []
     return Plan(inputs, device, header, rules, sample, tasks)
 
 
-def _header(config: Config, source: "ModelSource", model_config: "PreTrainedConfig") -> "Header":
-    """What will be stored: every site at every layer, with its width and type."""
-    from sdlms.models.architectures import activation_name, architecture_of, n_layers, n_units
-    from sdlms.models.layers import layers_of
-    from sdlms.storage.activations import Header
-
-    sites = [site for site in SITES if site in config.site]
-    layers = layers_of(config.layers, n_layers(model_config))
-    return Header(
-        model=source.name,
-        revision=source.commit or "",
-        units={(site, layer): n_units(model_config, site) for site in sites for layer in layers},
-        store_dtype={site: _store_dtype(config, site) for site in sites},
-        activation_function=activation_name(model_config),
-        gated=architecture_of(model_config.model_type).gated,
-    )
-
-
-def _store_dtype(config: Config, site: Site) -> "StoreDtype":
-    """The stored type of a site; residual streams have outliers beyond float16's range."""
-    if config.store_dtype != "auto":
-        return config.store_dtype
-    return "float16" if site == "mlp_act" else "bfloat16"
+def _check_readable(rows: "Rows", n_readable: "NDArray[np.int64]") -> None:
+    """Refuse a task of which statistics could read no token."""
+    for task in dict.fromkeys(rows.document_tasks):
+        own = [own == task for own in rows.document_tasks]
+        if not n_readable[own].any():
+            raise UserError(
+                f"task '{task}': every token is special or skipped. Lower --skip-first or give "
+                "longer documents."
+            )
 
 
 def _predicted_bytes(config: Config, plan: Plan) -> int:
@@ -217,9 +210,16 @@ def _announce(plan: Plan, decided: dict[str, Any], out: RunWriter) -> None:
         if task.n_duplicates:
             LOGGER.warning(f"{task.name}: dropped {task.n_duplicates} duplicate documents")
     if truncated := plan.inputs.tokens.truncated:
-        LOGGER.warning(f"{len(truncated)} documents are longer than the context and were cut")
+        LOGGER.warning(
+            f"{len(truncated)} of {plan.rows.n_documents:,} documents are longer than the context: "
+            f"{sum(truncated.values()):,} tokens cut off, {plan.rows.n_tokens:,} kept "
+            "(in a plain text file blank lines separate documents; one per line: use .jsonl)"
+        )
         if not out.resumed:
-            out.event("document_truncated", count=len(truncated), ids=truncated)
+            out.event("document_truncated", count=len(truncated), tokens_cut=truncated)
+    n_sampled = int(plan.rows.lengths[plan.sample].sum())
+    if plan.sample and n_sampled < FEWEST_SAMPLED:
+        LOGGER.warning(f"thresholds rest on {n_sampled} tokens only: firing rates mean little")
 
 
 def _load(plan: Plan, decided: dict[str, Any], out: RunWriter) -> "Capturing":

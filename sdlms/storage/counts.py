@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.storage.activations import Key, Rows, dataset_name, document_datasets
-from sdlms.storage.flat import Array, Blank, FlatWriter, create_flat
+from sdlms.storage.flat import Array, Blank, create_flat
 
 FORMAT = "sdlms counts"
 VERSION = 1
@@ -45,11 +45,6 @@ def create_counts(path: Path, units: dict[Key, int], rows: Rows, sample: list[in
             datasets[f"{dataset_name(key)}/{name}"] = Blank(shape, np.dtype(dtype))
         datasets[f"{dataset_name(key)}/thresholds"] = Blank((width,), np.dtype("float32"))
     create_flat(path, datasets, {"format": FORMAT, "version": VERSION})
-
-
-def write_thresholds(writer: FlatWriter, key: Key, thresholds: NDArray[np.float32]) -> None:
-    """Fill in one site and layer's thresholds."""
-    writer.write(f"{dataset_name(key)}/thresholds", 0, thresholds)
 
 
 def read_counts(path: Path, name: str) -> NDArray[np.generic]:

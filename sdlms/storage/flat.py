@@ -132,7 +132,5 @@ class FlatWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Sync, unless something failed, and give the file back."""
-        if error is None:
-            self.sync()
+        """Give the file back; publishing the run syncs it."""
         os.close(self._descriptor)

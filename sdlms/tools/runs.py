@@ -24,7 +24,7 @@ LINE_WIDTH = 200
 
 @app.command("list")
 def list_command(artifacts: Artifacts = DEFAULT) -> None:
-    """List all runs, unfinished ones too: name, status, size, time taken."""
+    """List all runs, unfinished ones too, with status, size and time."""
     runs = list_runs(artifacts, partial=True)
     if not runs:
         typer.echo(f"no runs under {artifacts}/. Make one: sdlms capture", err=True)
@@ -91,7 +91,7 @@ def _shortened(line: str) -> str:
 
 @app.command("verify")
 def verify_command(run: Reference = "latest", artifacts: Artifacts = DEFAULT) -> None:
-    """Compare every byte of a run with its meta.jsonl; exit 3 on any difference."""
+    """Check every byte against meta.jsonl; exit 3 on a difference."""
     found = find_any(artifacts, run)
     differences = verify(found)
     for difference in differences:

@@ -64,7 +64,7 @@ def test_thresholds_are_the_sampled_quantiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store_dtype: StoreDtype, buffer_bytes: int
 ) -> None:
     monkeypatch.setattr(statistics, "SAMPLE_BUFFER_BYTES", buffer_bytes)
-    monkeypatch.setattr(statistics, "BLOCK_TOKENS", 17)
+    monkeypatch.setattr(statistics, "SCAN_TOKENS", 17)
     rows = rows_of([20, 0, 33, 5, 41])
     acts = stored_file(tmp_path / "a.h5", rows, store_dtype)
     create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [0, 3, 4])
@@ -81,7 +81,7 @@ def test_thresholds_are_the_sampled_quantiles(
 def test_a_file_is_measured_as_brute_force_measures_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_tokens: int
 ) -> None:
-    monkeypatch.setattr(statistics, "BLOCK_TOKENS", block_tokens)
+    monkeypatch.setattr(statistics, "SCAN_TOKENS", block_tokens)
     rows = rows_of([20, 0, 33, 5, 1])
     acts = stored_file(tmp_path / "a.h5", rows, "float16")
     create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [])

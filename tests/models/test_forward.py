@@ -1,10 +1,11 @@
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from sdlms.models.forward import Worker, padded_inputs
+from sdlms.models.forward import Checkpointer, Worker, padded_inputs
 from sdlms.storage.activations import Rows
 
 ROWS = Rows(
@@ -58,3 +59,30 @@ def test_a_workers_error_reaches_the_caller() -> None:
         worker.submit(fail)
         with pytest.raises(OSError, match="disk"):
             worker.drain()
+
+
+def test_a_checkpoint_never_holds_up_the_work_and_the_next_covers_what_was_skipped() -> None:
+    saved: list[int] = []
+    gate = threading.Event()
+
+    def save(number: int) -> None:
+        gate.wait()
+        saved.append(number)
+
+    with Checkpointer(save) as checkpointer:
+        for number in (1, 2, 3):
+            checkpointer.reached(number)  # does not wait for the first
+        gate.set()
+        while not saved:
+            pass
+        time.sleep(0.05)
+        checkpointer.reached(4)
+    assert saved == [1, 4]
+
+
+def test_a_failed_checkpoint_stops_the_run() -> None:
+    def fail(number: int) -> None:
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"), Checkpointer(fail) as checkpointer:
+        checkpointer.reached(1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sdlms.errors import UserError
-from sdlms.models.inputs import read_inputs, read_model
+from sdlms.models.inputs import header_of, read_inputs, read_model
 from sdlms.models.tokens import Budget, Text
 from sdlms.storage.files import sha256_of
 
@@ -18,6 +18,7 @@ def test_a_model_and_its_tokens(tiny_model: Path) -> None:
     record = inputs.model_record()
     assert record["model_type"] == "gpt_neox"
     assert record["n_layers"] == 4
+    assert record["config"] == {"config.json": sha256_of(tiny_model / "config.json")}
     assert record["weights"] == {"model.safetensors": sha256_of(tiny_model / "model.safetensors")}
     assert set(record["tokenizer"]) == {"tokenizer.json", "tokenizer_config.json"}
     assert sorted(inputs.tokens.rows.document_ids) == ["a", "b"]
@@ -40,3 +41,18 @@ def test_an_unlisted_family_says_how_to_add_it(tiny_model: Path, tmp_path: Path)
     model = changed(tiny_model, tmp_path / "m", model_type="t5")
     with pytest.raises(UserError, match=r"unknown model_type 't5'.*CONTRIBUTING\.md"):
         read_model(model, None)
+
+
+def test_the_header_says_what_is_stored(tiny_model: Path) -> None:
+    source, config = read_model(str(tiny_model), None)
+    header = header_of(source, config, ("resid_post", "mlp_act"), [1, 3], "auto")
+    assert header.units == {
+        ("mlp_act", 1): 64,
+        ("mlp_act", 3): 64,
+        ("resid_post", 1): 24,
+        ("resid_post", 3): 24,
+    }
+    assert header.store_dtype == {"mlp_act": "float16", "resid_post": "bfloat16"}
+    assert header.activation_function == "gelu"
+    chosen = header_of(source, config, ("resid_post",), [0], "float32")
+    assert chosen.store_dtype == {"resid_post": "float32"}

@@ -101,7 +101,7 @@ def test_a_hub_model_comes_from_the_cache_under_hf_home(
     ("name", "message"),
     [
         ("sdlms-medum", "Did you mean 'sdlms-medium'?"),
-        ("./nowhere", "is no embedded model, no folder, and no hub id"),
+        ("./nowhere", "no folder that exists, and no hub id"),
         ("someone/absent", "cannot be reached and the cache does not hold it"),
         ("some one/what?", "the hub refuses"),
     ],

@@ -71,7 +71,7 @@ def test_chunks_change_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyP
 def test_long_documents_are_cut_and_named(tokenizer: Tokenizer) -> None:
     long = Text("long", "a", "word " * 500)
     found = tokenize(tokenizer, [[*texts("a", 3), long]], CONTEXT, budget())
-    assert found.truncated == ["long"]
+    assert found.truncated == {"long": len(tokenizer(long.text)["input_ids"]) - CONTEXT}
     assert found.rows.lengths.max() == CONTEXT
 
 

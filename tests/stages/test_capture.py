@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,11 +133,18 @@ def test_relu_neurons_fire_above_zero(cli: Cli, work: Path, tiny_relu_model: Pat
     assert (one / "counts.h5").read_bytes() == (two / "counts.h5").read_bytes()
 
 
-def test_statistics_only_are_the_same_statistics(cli: Cli, work: Path, tiny_model: Path) -> None:
+def test_statistics_only_are_the_same_statistics(
+    cli: Cli, work: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdlms.acts.statistics.SAMPLE_TOKENS", 1000)  # fewer than there are
     for extra in ([], ["--no-save"]):
         assert cli("capture", "--model", tiny_model, *SMALL, *extra) == 0
     one, two = (run.path for run in list_runs(work / "artifacts"))
     assert set(outputs(two)) == {"counts.h5", "sparsity.csv"}
+    with h5py.File(one / "counts.h5") as a, h5py.File(two / "counts.h5") as b:
+        sample = a["/threshold_sample/documents"][:]
+        assert 0 < len(sample) < len(a["/documents/id"])
+        assert np.array_equal(sample, b["/threshold_sample/documents"])
     for a, b in zip(table(one), table(two), strict=True):
         for column, value in a.items():
             if column in ("site", "task", "threshold_rule"):
@@ -174,6 +182,18 @@ def test_batch_size_changes_no_token_and_values_within_rounding(
             rounding = 0 if store_dtype == "float32" else step
             difference = (stored[0].double() - stored[1].double()).abs()
             assert (difference <= 1e-5 + rounding).all()
+            assert_counts_differ_at_ties_only(one, two, stored[0].double(), layer)
+
+
+def assert_counts_differ_at_ties_only(one: Path, two: Path, acts: torch.Tensor, layer: int) -> None:
+    """Another batch size may move a count only by tokens that lie at the threshold."""
+    name = f"/mlp_act/layer_{layer}"
+    with h5py.File(one / "counts.h5") as a, h5py.File(two / "counts.h5") as b:
+        thresholds = a[f"{name}/thresholds"][:].astype(np.float64)
+        totals = [file[f"{name}/counts"][:].sum(axis=0).astype(int) for file in (a, b)]
+    close = np.abs(acts.numpy() - thresholds) <= 1e-4 + 2**-6 * np.abs(thresholds)
+    assert (np.abs(totals[0] - totals[1]) <= close.sum(axis=0)).all()
+    assert np.abs(totals[0] - totals[1]).sum() <= 0.002 * totals[0].sum()
 
 
 def test_only_the_blocks_that_are_needed_run(
@@ -298,12 +318,74 @@ def test_an_interrupt_leaves_a_run_that_resumes(
     assert [run.status for run in partial] == ["interrupted"]
     n_before = len(calls)
     assert cli(*arguments, "--resume", "--label", "again") == 0
-    whole, resumed = (run.path for run in list_runs(work / "artifacts"))
-    assert len(calls) - n_before < n_before + 4  # it did not start anew
+    n_resumed = len(calls) - n_before
+    assert cli(*arguments) == 0
+    n_whole = len(calls) - n_before - n_resumed
+    assert 0 < n_resumed < n_whole  # it did not start anew
+    whole, resumed, _ = (run.path for run in list_runs(work / "artifacts"))
     assert Run(resumed).all_of("resume")
     with h5py.File(whole / "activations.h5") as a, h5py.File(resumed / "activations.h5") as b:
         x, y = (file["/mlp_act/layer_2"][:].astype(np.float32) for file in (a, b))
         np.testing.assert_allclose(x, y, atol=1e-3, rtol=2e-3)
+
+
+def test_a_changed_config_is_another_input(cli: Cli, work: Path, tiny_model: Path) -> None:
+    """The same weights under another config compute otherwise: never spliced into one run."""
+    shutil.copytree(tiny_model, work / "mine")
+    arguments = ["capture", "--model", "mine", "--tasks", "qa", *SMALL]
+    assert killed_at(work, 40, *arguments) == -signal.SIGKILL
+    config = json.loads((work / "mine/config.json").read_text())
+    (work / "mine/config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.1}))
+    assert cli(*arguments, "--resume") == 0
+    assert not Run(newest(work)).all_of("resume")
+
+
+def test_another_device_does_not_continue_a_run(
+    cli: Cli, work: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    arguments = ["capture", "--model", tiny_model, "--tasks", "qa", *SMALL]
+    assert killed_at(work, 40, *arguments) == -signal.SIGKILL
+    monkeypatch.setattr("sdlms.models.device.describe", lambda device: "another machine")
+    assert cli(*arguments, "--resume") == 2
+    assert "here it is another machine" in capsys.readouterr().err
+
+
+def test_a_hub_model_is_recorded_by_its_commit_and_its_code_is_not_run(
+    work: Path, tiny_model: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = work / "home/hub/models--someone--tiny"
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(tiny_model, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs/step1000").write_text(commit)
+    config = json.loads((snapshot / "config.json").read_text())
+    config["auto_map"] = {name: f"evil.{name}" for name in ("AutoConfig", "AutoModel")}
+    (snapshot / "config.json").write_text(json.dumps(config))
+    (snapshot / "evil.py").write_text("raise SystemExit('code of the model was run')\n")
+    command = [
+        sys.executable, "-m", "sdlms", "capture", "--model", "someone/tiny", "--revision",
+        "step1000", "--tasks", "qa", *SMALL,
+    ]  # fmt: skip
+    environment = {**os.environ, "HF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model = Run(newest(work)).start["resolved"]["model"]
+    assert (model["name"], model["revision"], model["commit"]) == (
+        "someone/tiny", "step1000", commit,
+    )  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_computes_what_the_cpu_computes(cli: Cli, work: Path, tiny_model: Path) -> None:
+    for device in ("cpu", "cuda"):
+        assert cli("capture", "--model", tiny_model, "--device", device, *SMALL) == 0
+    one, two = (run.path for run in list_runs(work / "artifacts"))
+    with h5py.File(one / "activations.h5") as a, h5py.File(two / "activations.h5") as b:
+        x, y = (file["/mlp_act/layer_3"][:].astype(np.float32) for file in (a, b))
+        np.testing.assert_allclose(x, y, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl"])
@@ -332,7 +414,7 @@ def test_long_documents_are_cut_counted_and_warned_of(
 ) -> None:
     (work / "long.txt").write_text("word " * 400)
     assert cli("capture", "--model", tiny_model, "--texts", "long.txt", *SMALL) == 0
-    assert "1 documents are longer than the context" in capsys.readouterr().err
+    assert "1 of 1 documents are longer than the context: 3" in capsys.readouterr().err
     (event,) = Run(newest(work)).all_of("document_truncated")
     assert event["count"] == 1
     assert table(newest(work))[0]["n_tokens"] == "96"
@@ -354,6 +436,10 @@ def test_long_documents_are_cut_counted_and_warned_of(
         (["--device", "cuda:7"], "this machine has"),
         (["--max-tokens", "0"], "--max-tokens must be >= 1"),
         (["--max-tokens", "1"], "has"),
+        (["--layers", "25"], "Did you mean 25%?"),
+        (["--skip-first", "600"], "every token is special or skipped"),
+        (["--field", "body"], "--field body is for --texts FILE.jsonl"),
+        (["--model", "./nowhere"], "no folder that exists"),
         (["--store-dtype", "int8"], "int8"),
         (["--threads", "-1"], "--threads must be"),
         (["--revision", "main"], "--revision is for hub models"),
@@ -394,8 +480,6 @@ def test_bad_input_is_one_line_and_loads_no_model(
 def test_too_little_disk_names_both_sizes(
     cli: Cli, work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     usage = shutil.disk_usage(work)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert cli("capture") == 2
