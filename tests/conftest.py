@@ -7,12 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sdlms.cli import ENVIRONMENT
 
 for _name, _value in ENVIRONMENT.items():  # as the command line sets it
     os.environ.setdefault(_name, _value)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The same examples everywhere, and no clock: other work on the machine must not fail a test.
+settings.register_profile(
+    "sdlms", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("sdlms")
 
 TOKENIZER = Path(__file__).parent.parent / "sdlms/assets/models/sdlms-medium"
 Cli = Callable[..., int]

@@ -103,7 +103,9 @@ def test_a_hub_model_comes_from_the_cache_under_hf_home(
         ("sdlms-medum", "Did you mean 'sdlms-medium'?"),
         ("./nowhere", "no folder that exists, and no hub id"),
         ("someone/absent", "cannot be reached and the cache does not hold it"),
-        ("some one/what?", "the hub refuses"),
+        ("gpt2", "cannot be reached and the cache does not hold it"),
+        ("some one/what?", "no hub id"),
+        ("some--one/tiny", "the hub refuses"),
     ],
 )
 def test_an_unknown_model_is_one_clear_line(

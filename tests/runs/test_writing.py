@@ -57,6 +57,20 @@ def fail(out: RunWriter, resolved: Any = None, error: BaseException | None = Non
 # --- one run --------------------------------------------------------------------------------
 
 
+def test_another_device_or_other_packages_do_not_continue_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError), writer(tmp_path) as out:
+        out.start({}, {"device": "cuda:0"})
+        raise RuntimeError
+    with pytest.raises(UserError, match="was begun on cuda:0, here it is cpu"):
+        writer(tmp_path, resume=True).start({}, {"device": "cpu"})
+    monkeypatch.setattr(writing, "provenance", lambda: {"packages": {"torch": "other"}})
+    with writer(tmp_path, resume=True) as again:
+        again.start({}, {"device": "cuda:0"})
+        assert not again.resumed
+
+
 def test_a_run_is_hidden_until_it_is_complete(tmp_path: Path) -> None:
     out = writer(tmp_path / "below/artifacts", label="my-label.2")
     assert list(tmp_path.iterdir()) == []
@@ -424,11 +438,10 @@ def test_a_sealed_run_is_published_without_work(
     def killed(folder: Path) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "publish", killed)
     out = writer(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(writing, "publish", killed)
         complete(out)
-    monkeypatch.undo()
     sealed = (out.path / META).read_bytes()
     assert Run(out.path).status == "interrupted"
     caplog.set_level("INFO", "sdlms")
@@ -520,11 +533,10 @@ def test_an_interrupt_while_hashing_can_be_resumed(
     def interrupted(folder: Path) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(open_run, "remove_empty_folders", interrupted)
     out = writer(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(open_run, "remove_empty_folders", interrupted)
         complete(out)
-    monkeypatch.undo()
     assert Run(out.path).records[-1]["event"] == "interrupted"
     again = writer(tmp_path, resume=True)
     assert verify(complete(again)) == []

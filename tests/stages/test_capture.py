@@ -289,8 +289,9 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
                 break  # what was left needed fewer calls than that
         else:
             assert killed_at(work, 0, *arguments, "--resume") == 0
-        assert len(list_runs(work / "artifacts")) == chain + 2
-        assert outputs(newest(work)) == expected
+        # One killed behind its renaming is complete, and the next --resume starts another.
+        assert len(list_runs(work / "artifacts")) >= chain + 2
+        assert all(outputs(run.path) == expected for run in list_runs(work / "artifacts"))
     assert any(Run(run.path).all_of("resume") for run in list_runs(work / "artifacts"))
     assert [run for run in list_runs(work / "artifacts", partial=True) if not run.complete] == []
 
