@@ -5,6 +5,7 @@
 # make figures the README's picture, from the newest capture run
 
 PYTHON ?= python3
+TORCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -40,7 +41,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt $(TORCH_ARGS) torch
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 

@@ -1,13 +1,15 @@
-"""How fast help answers: `sdlms --help` against a Python that imports typer and nothing else."""
+"""How long a first user waits: for help, against importing typer alone; for the main job."""
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.timing import Report, alternate
 from benchmarks.workload import Size
+from sdlms.runs.reading import list_runs, remove
 
 RUNS_PER_ROUND = 3
 
@@ -43,6 +45,25 @@ def test_help_against_importing_typer(
     for name in ("sdlms --help", "sdlms capture --help"):
         typer = report.figures["import typer"]
         report.add_ratio(f"{name} / import typer", report.figures[name], typer, "<= 4")
+    publish(report)
+
+
+def test_main_job(size: Size, tmp_path: Path, publish: Callable[[Report], None]) -> None:
+    """What `make demo` runs after installing: the embedded model on its tasks, to disk."""
+    few = [] if size.name == "full" else ["--max-tokens", "500"]
+    artifacts = tmp_path / "artifacts"
+    command = [str(script()), "capture", "--quiet", "--artifacts", str(artifacts), *few]
+    seconds = []
+    for _ in range(size.rounds):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+        (run,) = list_runs(artifacts)
+        assert run.complete
+        assert {r["path"] for r in run.all_of("output")} >= {"activations.h5", "sparsity.csv"}
+        remove(run)
+    report = Report("make demo, after installation", figures={"sdlms capture": seconds})
+    report.add_ratio("seconds / 180", seconds, [180.0] * len(seconds), "<= 1")
     publish(report)
 
 

@@ -26,6 +26,7 @@ from sdlms.options import (
     read_defaults,
 )
 from sdlms.progress import LOGGER, set_up_logging
+from sdlms.runs.folder import run_name
 from sdlms.runs.writing import RunOptions, RunWriter
 
 
@@ -128,6 +129,13 @@ def execute(
     try:
         with out:
             run(config, out)
+    except UserError:
+        if out.started:
+            name = run_name(out.path)
+            LOGGER.warning(
+                f"{name} is unfinished: --resume continues it, sdlms runs remove {name} deletes it"
+            )
+        raise
     except KeyboardInterrupt:
         hint = "; the same command with --resume continues here" if out.started else ""
         LOGGER.warning("interrupted%s", hint)

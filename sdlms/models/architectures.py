@@ -46,6 +46,7 @@ class Architecture:
     """Module paths and config facts of one `model_type`.
 
     `blocks` and `final_norm` are paths in the base model (`AutoModel`), all others in the block.
+    `mlp`, `final_norm` and `parallel_residual` serve the checks of an entry and stages to come.
     """
 
     blocks: str

@@ -208,7 +208,7 @@ def _announce(plan: Plan, decided: dict[str, Any], out: RunWriter) -> None:
     )
     for task in plan.tasks:
         if task.n_duplicates:
-            LOGGER.warning(f"{task.name}: dropped {task.n_duplicates} duplicate documents")
+            LOGGER.warning(f"{task.name}: {task.n_duplicates} duplicate documents dropped")
     if truncated := plan.inputs.tokens.truncated:
         LOGGER.warning(
             f"{len(truncated)} of {plan.rows.n_documents:,} documents are longer than the context: "

@@ -106,6 +106,11 @@ def n_hooks(model: PreTrainedModel) -> int:
 # What is recorded
 
 
+def test_every_architecture_has_its_numeric_checks() -> None:
+    assert {case["model_type"] for case in CASES.values()} == set(ARCHITECTURES)
+    assert set(NEURONS_BY_HAND) == set(ARCHITECTURES)
+
+
 def test_every_site_of_every_layer_has_its_shape(model: PreTrainedModel) -> None:
     recorded = record_everything(model)
     layers = range(n_layers(model.config))
