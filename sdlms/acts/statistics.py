@@ -1,8 +1,9 @@
 """Statistics of activations, document by document: from a finished file or from live batches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +32,7 @@ FIRING_QUANTILE = 0.9
 SAMPLE_TOKENS = 32_768
 SCAN_TOKENS = 512  # of 2,048 units in float32: 4 MB, which caches hold
 SAMPLE_BUFFER_BYTES = 48 << 20
+PARTS = 4
 TORCH_DTYPES: dict[StoreDtype, torch.dtype] = {
     "float16": torch.float16,
     "float32": torch.float32,
@@ -89,15 +91,21 @@ def check_finite(stored: Tensor, key: Key, document_id: str) -> None:
         )
 
 
-def in_parallel(threads: int, call: Callable[[Key], None], keys: Iterable[Key]) -> None:
-    """Call once per site and layer, several at a time, each on one thread of its own.
+def in_parallel(threads: int, calls: Iterable[Callable[[], None]]) -> None:
+    """Do independent calls, several at a time, each on one thread of its own.
 
     Statistics are many small operations: torch's threads would spend their time waiting for
-    each other, and with one thread per key the sums do not depend on `threads`.
+    each other, and with one thread per call the sums do not depend on `threads`.
     """
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for future in [pool.submit(call, key) for key in keys]:
+        for future in [pool.submit(call) for call in calls]:
             future.result()
+
+
+def parts_of(n: int) -> list[range]:
+    """0 … n - 1 in a fixed number of runs, so that two or more threads are kept equally busy."""
+    bounds = [n * part // PARTS for part in range(PARTS + 1)]
+    return [range(first, last) for first, last in pairwise(bounds) if first < last]
 
 
 class DocumentTables:
@@ -147,48 +155,82 @@ def _consecutive(documents: Sequence[int]) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def measure_file(path: Path, writer: FlatWriter, rows: Rows, key: Key, rule: Rule) -> None:
-    """Measure one site and layer of a finished file, block by block.
+def measure_file(
+    path: Path, writer: FlatWriter, rows: Rows, rules: Mapping[Key, Rule], threads: int
+) -> None:
+    """Measure every site and layer of a finished file.
 
     Args:
         path: `activations.h5`.
-        writer: of `counts.h5`, which holds this key's thresholds.
+        writer: of `counts.h5`, which holds the thresholds.
         rows: tokens and documents of both files.
-        key: site and layer.
-        rule: how to measure.
+        rules: how each site and layer is measured.
+        threads: how many work at once.
     """
+    calls = [
+        partial(_measure_documents, path, writer, rows, key, rule, documents)
+        for key, rule in rules.items()
+        for documents in parts_of(rows.n_documents)
+    ]
+    in_parallel(threads, calls)
+
+
+def _measure_documents(
+    path: Path, writer: FlatWriter, rows: Rows, key: Key, rule: Rule, documents: range
+) -> None:
+    """Measure consecutive documents of one site and layer, block by block."""
     thresholds = torch.from_numpy(read_counts(writer.path, f"{dataset_name(key)}/thresholds"))
     tables = DocumentTables(writer, rows)
+    offsets = rows.offsets[documents.start : documents.stop + 1]
     with ActivationsReader(path) as reader:
-        for first, last in document_blocks(rows.offsets, SCAN_TOKENS):
-            stored = reader.read(key, int(rows.offsets[first]), int(rows.offsets[last]))
-            tables.add(key, rule, range(first, last), as_float(stored), thresholds)
+        for first, last in document_blocks(offsets, SCAN_TOKENS):
+            stored = reader.read(key, int(offsets[first]), int(offsets[last]))
+            tables.add(key, rule, documents[first:last], as_float(stored), thresholds)
 
 
-def write_thresholds(
-    path: Path, writer: FlatWriter, key: Key, rule: Rule, documents: Sequence[int] | None
+def estimate_thresholds(
+    path: Path,
+    writer: FlatWriter,
+    rules: Mapping[Key, Rule],
+    documents: Sequence[int] | None,
+    threads: int,
 ) -> None:
-    """Fill in one site and layer's thresholds of `counts.h5`.
+    """Fill in the thresholds of `counts.h5`.
 
     Args:
-        path: `activations.h5`, from whose mask-1 tokens quantiles are taken; not read under a
-            fixed threshold.
+        path: `activations.h5`, from whose mask-1 tokens quantiles are taken; not read where every
+            threshold is fixed.
         writer: of `counts.h5`.
-        key: site and layer.
-        rule: fixed, or each unit's own quantile.
+        rules: fixed, or each unit's own quantile.
         documents: those of the file that are in the sample; None takes all.
+        threads: how many work at once.
 
     Raises:
         UserError: no token of the sample has mask 1.
     """
-    name = f"{dataset_name(key)}/thresholds"
-    (width,) = writer.shape(name)
-    thresholds = np.zeros(width, dtype=np.float32)
+    calls = [
+        partial(_write_thresholds, path, writer, key, rule, documents, units)
+        for key, rule in rules.items()
+        for units in parts_of(writer.shape(f"{dataset_name(key)}/thresholds")[0])
+    ]
+    in_parallel(threads, calls)
+
+
+def _write_thresholds(
+    path: Path,
+    writer: FlatWriter,
+    key: Key,
+    rule: Rule,
+    documents: Sequence[int] | None,
+    units: range,
+) -> None:
+    """Thresholds of consecutive units of one site and layer."""
+    thresholds = np.zeros(len(units), dtype=np.float32)
     if not rule.fixed_threshold:
         with ActivationsReader(path) as reader:
             chosen = _sampled_tokens(reader.rows(), documents)
-            thresholds = _sample_quantiles(reader, key, width, chosen)
-    writer.write(name, 0, thresholds)
+            thresholds = _sample_quantiles(reader, key, units, chosen)
+    writer.write(f"{dataset_name(key)}/thresholds", units.start, thresholds)
 
 
 def _sampled_tokens(rows: Rows, documents: Sequence[int] | None) -> NDArray[np.bool_]:
@@ -203,17 +245,18 @@ def _sampled_tokens(rows: Rows, documents: Sequence[int] | None) -> NDArray[np.b
 
 
 def _sample_quantiles(
-    reader: ActivationsReader, key: Key, width: int, chosen: NDArray[np.bool_]
+    reader: ActivationsReader, key: Key, units: range, chosen: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """Quantiles over the chosen rows, `[unit]`, as many units at a time as the buffer holds."""
     store_dtype = reader.store_dtype(key)
     item_bytes = 4 if store_dtype == "float32" else 2
     group = max(SAMPLE_BUFFER_BYTES // (int(chosen.sum()) * item_bytes), 1)
-    thresholds = np.empty(width, dtype=np.float32)
-    for first in range(0, width, group):
-        units = slice(first, min(first + group, width))
-        quantiles = column_quantile(_unit_major(reader, key, units, chosen), FIRING_QUANTILE)
-        thresholds[units] = _values_of(quantiles, store_dtype)
+    thresholds = np.empty(len(units), dtype=np.float32)
+    for first in range(0, len(units), group):
+        some = units[first : first + group]
+        values = _unit_major(reader, key, slice(some.start, some.stop), chosen)
+        quantiles = column_quantile(values, FIRING_QUANTILE)
+        thresholds[first : first + group] = _values_of(quantiles, store_dtype)
     return thresholds
 
 

@@ -242,7 +242,7 @@ def _load(plan: Plan, decided: dict[str, Any], out: RunWriter) -> "Capturing":
 
 def _save(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
     """One forward that stores everything; statistics are then read from the file."""
-    from sdlms.acts.statistics import in_parallel, measure_file, write_thresholds
+    from sdlms.acts.statistics import estimate_thresholds, measure_file
     from sdlms.storage.counts import create_counts
     from sdlms.storage.flat import FlatWriter
 
@@ -251,33 +251,27 @@ def _save(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
         capturing.save(path, plan.rows, "capture")
     out.output(ACTIVATIONS)  # hashed in the background from here on
     create_counts(out.path / COUNTS, plan.header.units, plan.rows, plan.sample)
-
-    def measure(key: "Key") -> None:
-        write_thresholds(path, counts, key, plan.rules[key], plan.sample)
-        measure_file(path, counts, plan.rows, key, plan.rules[key])
-
-    with out.phase("statistics"), FlatWriter(out.path / COUNTS) as counts:
-        in_parallel(capturing.threads, measure, plan.rules)
+    with FlatWriter(out.path / COUNTS) as counts:
+        with out.phase("thresholds"):
+            estimate_thresholds(path, counts, plan.rules, plan.sample, capturing.threads)
+        with out.phase("statistics"):
+            measure_file(path, counts, plan.rows, plan.rules, capturing.threads)
 
 
 def _stream(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:
     """Statistics only: a forward over the threshold sample, then one over everything."""
-    from sdlms.acts.statistics import in_parallel, write_thresholds
+    from sdlms.acts.statistics import estimate_thresholds
     from sdlms.storage.counts import create_counts
     from sdlms.storage.flat import FlatWriter
 
     if not (out.path / COUNTS).exists():
         create_counts(out.path / COUNTS, plan.header.units, plan.rows, plan.sample)
     path = out.scratch / ACTIVATIONS
-
-    def estimate(key: "Key") -> None:
-        write_thresholds(path, counts, key, plan.rules[key], documents=None)
-
     with FlatWriter(out.path / COUNTS) as counts:
         with out.phase("threshold_sample"):
             if plan.sample:
                 capturing.save(path, plan.rows.subset(plan.sample), "threshold sample")
-            in_parallel(capturing.threads, estimate, plan.rules)
+            estimate_thresholds(path, counts, plan.rules, None, capturing.threads)
         with out.phase("forward"):
             capturing.measure(counts, plan.rows, plan.rules)
 

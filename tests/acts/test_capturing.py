@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from sdlms.acts.capturing import Capturing
-from sdlms.acts.statistics import rule_of, write_thresholds
+from sdlms.acts.statistics import estimate_thresholds, rule_of
 from sdlms.errors import UserError
 from sdlms.storage.activations import ActivationsReader, Header, Rows
 from sdlms.storage.counts import create_counts, read_counts
@@ -87,10 +87,9 @@ def test_streamed_statistics_equal_those_of_the_file(
         path = tmp_path / f"{name}.h5"
         create_counts(path, capture.header.units, rows, [])
         with FlatWriter(path) as counts:
-            for key in KEYS:
-                write_thresholds(tmp_path / "a.h5", counts, key, rules[key], None)
-                if name == "file":
-                    measure_file(tmp_path / "a.h5", counts, rows, key, rules[key])
+            estimate_thresholds(tmp_path / "a.h5", counts, rules, None, 1)
+            if name == "file":
+                measure_file(tmp_path / "a.h5", counts, rows, rules, 1)
             if name == "stream":
                 capture.measure(counts, rows, rules)
         found[name] = path

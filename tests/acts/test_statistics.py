@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from sdlms.acts.statistics import (
     Rule,
     as_float,
     check_finite,
+    estimate_thresholds,
     in_parallel,
     is_finite,
     measure_file,
+    parts_of,
     rule_of,
-    write_thresholds,
 )
 from sdlms.errors import UserError
 from sdlms.storage.activations import (
@@ -69,7 +71,7 @@ def test_thresholds_are_the_sampled_quantiles(
     acts = stored_file(tmp_path / "a.h5", rows, store_dtype)
     create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [0, 3, 4])
     with FlatWriter(tmp_path / "c.h5") as counts:
-        write_thresholds(tmp_path / "a.h5", counts, KEY, QUANTILE, [0, 3, 4])
+        estimate_thresholds(tmp_path / "a.h5", counts, {KEY: QUANTILE}, [0, 3, 4], 2)
     found = read_counts(tmp_path / "c.h5", f"{dataset_name(KEY)}/thresholds")
     document = np.repeat(np.arange(5), rows.lengths)
     chosen = np.isin(document, [0, 3, 4]) & (rows.mask == 1)
@@ -86,8 +88,8 @@ def test_a_file_is_measured_as_brute_force_measures_it(
     acts = stored_file(tmp_path / "a.h5", rows, "float16")
     create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [])
     with FlatWriter(tmp_path / "c.h5") as counts:
-        write_thresholds(tmp_path / "a.h5", counts, KEY, QUANTILE, None)
-        measure_file(tmp_path / "a.h5", counts, rows, KEY, rule_of("mlp_act", "gelu", gated=False))
+        estimate_thresholds(tmp_path / "a.h5", counts, {KEY: QUANTILE}, None, 2)
+        measure_file(tmp_path / "a.h5", counts, rows, {KEY: QUANTILE}, 2)
     read = {
         name: read_counts(tmp_path / "c.h5", f"{dataset_name(KEY)}/{name}")
         for name in ("thresholds", "counts", "n_positive", "participation_ratio")
@@ -110,7 +112,7 @@ def test_documents_may_come_in_any_order(tmp_path: Path) -> None:
     for order in ([0, 1, 2, 3], [3, 1, 2, 0]):
         create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [])
         with FlatWriter(tmp_path / "c.h5") as counts:
-            write_thresholds(tmp_path / "none.h5", counts, KEY, Rule(True, True), None)
+            estimate_thresholds(tmp_path / "none.h5", counts, {KEY: Rule(True, True)}, None, 1)
             pieces = [acts[rows.offsets[d] : rows.offsets[d + 1]] for d in order]
             thresholds = torch.zeros(WIDTH)
             DocumentTables(counts, rows).add(KEY, rule, order, torch.cat(pieces), thresholds)
@@ -124,7 +126,7 @@ def test_a_wholly_masked_sample_is_one_clear_line(tmp_path: Path) -> None:
     stored_file(tmp_path / "a.h5", rows, "float16")
     create_counts(tmp_path / "c.h5", {KEY: WIDTH}, rows, [])
     with FlatWriter(tmp_path / "c.h5") as counts, pytest.raises(UserError, match="--skip-first"):
-        write_thresholds(tmp_path / "a.h5", counts, KEY, QUANTILE, None)
+        estimate_thresholds(tmp_path / "a.h5", counts, {KEY: QUANTILE}, None, 2)
 
 
 @given(st.floats(width=16), st.sampled_from(["float16", "float32", "bfloat16"]))
@@ -162,13 +164,20 @@ def test_the_rule_follows_the_definitions(
     assert rule.name == ("zero" if fixed else "quantile_0.9")
 
 
-def test_keys_are_measured_in_parallel_and_errors_come_out() -> None:
-    seen: list[tuple[str, int]] = []
-    in_parallel(2, seen.append, [("a", i) for i in range(9)])
-    assert sorted(seen) == [("a", i) for i in range(9)]
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 1000])
+def test_parts_cover_everything_once(n: int) -> None:
+    parts = parts_of(n)
+    assert [item for part in parts for item in part] == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
-    def fail(key: tuple[str, int]) -> None:
-        raise UserError(f"layer {key[1]}")
+
+def test_calls_are_done_in_parallel_and_errors_come_out() -> None:
+    seen: list[int] = []
+    in_parallel(2, [partial(seen.append, number) for number in range(9)])
+    assert sorted(seen) == list(range(9))
+
+    def fail() -> None:
+        raise UserError("layer 4")
 
     with pytest.raises(UserError, match="layer 4"):
-        in_parallel(2, fail, [("a", 4)])
+        in_parallel(2, [fail])
