@@ -14,10 +14,7 @@ def main() -> None:
     run = find_run(Path(os.environ.get("SDLMS_ARTIFACTS", "artifacts")), "latest", "capture")
     model = run.start["resolved"]["model"]["name"]
     n_tokens = run.records[-1]["tokens"]
-    title = (
-        f"{model}: MLP neurons on {n_tokens:,} tokens "
-        "(bars, mostly within the points: 95 % intervals over documents)"
-    )
+    title = f"{model}: MLP neurons on {n_tokens:,} tokens (bars: 95 % intervals over documents)"
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     sparsity_figure(run.path / "sparsity.csv", title).savefig(TARGET, dpi=160)
     print(TARGET)
