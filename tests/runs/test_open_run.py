@@ -104,7 +104,9 @@ def test_an_end_that_cannot_be_noted_hides_no_error(
         raise OSError(28, "No space left on device")
 
     run = OpenRun(folder)
+    before = (folder / META).read_bytes()
     monkeypatch.setattr("os.write", full)
-    run.note_end(RuntimeError("the one that matters"))
+    run.note_end(RuntimeError("the one that matters"))  # raises nothing of its own
     monkeypatch.undo()
     run.close()
+    assert (folder / META).read_bytes() == before
