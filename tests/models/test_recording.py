@@ -1,12 +1,13 @@
 """What is recorded is what the model computed, and no more is computed than that."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sdlms.errors import UserError
 from sdlms.models.architectures import (
@@ -20,46 +21,19 @@ from sdlms.models.architectures import (
     n_units,
 )
 from sdlms.models.recording import recording
-
-SMALL = {"vocab_size": 50, "initializer_range": 0.2}
-WIDE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
-GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 32}
-CASES: dict[str, dict[str, object]] = {
-    "gpt_neox-parallel": {"model_type": "gpt_neox", "intermediate_size": 40, **WIDE},
-    "gpt_neox-sequential": {
-        "model_type": "gpt_neox",
-        "intermediate_size": 40,
-        "use_parallel_residual": False,
-        "hidden_act": "relu",
-        **WIDE,
-        "num_hidden_layers": 4,
-    },
-    "gpt2": {"model_type": "gpt2", **GPT2},
-    "gpt2-n_inner": {"model_type": "gpt2", "n_inner": 24, **GPT2, "n_layer": 4},
-    "llama": {"model_type": "llama", "intermediate_size": 24, "num_key_value_heads": 2, **WIDE},
-    "bert": {
-        "model_type": "bert",
-        "intermediate_size": 40,
-        "max_position_embeddings": 32,
-        **WIDE,
-        "num_hidden_layers": 4,
-    },
-}
-CAUSAL = [name for name in CASES if not name.startswith("bert")]
-INPUT_IDS = torch.randint(1, 50, (3, 9), generator=torch.Generator().manual_seed(0))
-LENGTHS = (5, 9, 7)
-
-
-def random_model(config: dict[str, object], model_class: type = AutoModel) -> PreTrainedModel:
-    """A model in eval mode whose every parameter, norms and biases included, is random."""
-    torch.manual_seed(0)
-    model = model_class.from_config(AutoConfig.for_model(**SMALL, **config), dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            nn.init.normal_(parameter, std=0.2)
-        elif parameter.dim() == 1:  # the weight of a norm
-            nn.init.uniform_(parameter, 0.5, 1.5)
-    return model.eval()
+from sdlms.models.unembedding import final_norm_of
+from tests.models.neurons_by_hand import NEURONS_BY_HAND, layer_norm
+from tests.models.tiny_models import (
+    CASES,
+    CAUSAL,
+    INPUT_IDS,
+    LENGTHS,
+    WIDE,
+    own_hidden_states,
+    padding_mask,
+    random_model,
+    record_everything,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,30 +47,19 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=CASES)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return random_model(CASES[request.param])
+    return random_model(request.param)
 
 
 @pytest.fixture(scope="module")
 def gpt2() -> PreTrainedModel:
-    return random_model(CASES["gpt2"])
+    return random_model("gpt2")
 
 
-def padding_mask(model: PreTrainedModel) -> Tensor | None:
-    """Right padding for encoders, which always get their mask; none for causal models."""
-    if architecture_of(model.config.model_type).causal:
-        return None
-    return (torch.arange(9) < torch.tensor(LENGTHS)[:, None]).long()
-
-
-def record_everything(model: PreTrainedModel) -> dict[tuple[Site, int], Tensor]:
-    with recording(model, range(n_layers(model.config)), SITES) as recorded:
-        return recorded.run(INPUT_IDS, padding_mask(model))
-
-
-@torch.no_grad()
-def own_hidden_states(model: PreTrainedModel) -> tuple[Tensor, ...]:
-    mask = padding_mask(model)
-    return model(INPUT_IDS, attention_mask=mask, output_hidden_states=True).hidden_states
+def modules_after_the_blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """Final norm and projection, as far as the model has them, in the order it runs them."""
+    path = architecture_of(model.config.model_type).project_out
+    projection = attrgetter(path)(model) if path else None
+    return [module for module in (final_norm_of(model), projection) if module is not None]
 
 
 def n_hooks(model: PreTrainedModel) -> int:
@@ -128,77 +91,56 @@ def test_residuals_are_the_models_own_hidden_states(model: PreTrainedModel) -> N
         assert torch.equal(recorded["resid_pre", layer], hidden_states[layer])
     for layer in range(n - 1):
         assert torch.equal(recorded["resid_post", layer], hidden_states[layer + 1])
-    last = recorded["resid_post", n - 1]
-    final_norm = architecture_of(model.config.model_type).final_norm
-    if final_norm is None:
-        assert torch.equal(last, hidden_states[-1])
-    else:
+    last, after = recorded["resid_post", n - 1], modules_after_the_blocks(model)
+    with torch.no_grad():
+        for module in after:
+            last = module(last)
+    assert torch.equal(last, hidden_states[-1])
+
+
+def test_the_final_norm_is_none_of_the_blocks(model: PreTrainedModel) -> None:
+    last = record_everything(model)["resid_post", n_layers(model.config) - 1]
+    if (norm := final_norm_of(model)) is not None:
         with torch.no_grad():
-            assert torch.equal(model.get_submodule(final_norm)(last), hidden_states[-1])
-        assert not torch.allclose(last, hidden_states[-1], atol=0.1)
+            assert not torch.allclose(last, norm(last), atol=0.1)
 
 
+# The norms inside the block where it norms the residual stream itself.
+NORMS_AFTER_ADDITION = {
+    "bert": ("attention.output.LayerNorm", "output.LayerNorm"),
+    "opt": ("self_attn_layer_norm", "final_layer_norm"),
+}
+
+
+@torch.no_grad()
 def test_the_residual_after_is_before_plus_attention_plus_mlp(model: PreTrainedModel) -> None:
-    recorded = record_everything(model)
+    recorded, model_type = record_everything(model), model.config.model_type
+    norm_after_addition = architecture_of(model_type).norm_after_addition(model.config)
     for layer, block in enumerate(blocks_of(model)):
         resid_pre, attn_out, mlp_out, resid_post = (
             recorded[site, layer] for site in ("resid_pre", "attn_out", "mlp_out", "resid_post")
         )
-        if model.config.model_type == "bert":
-            mid = layer_norm(block.attention.output.LayerNorm, resid_pre + attn_out)
-            expected = layer_norm(block.output.LayerNorm, mid + mlp_out)
-        else:
-            expected = resid_pre + attn_out + mlp_out
+        expected = resid_pre + attn_out + mlp_out
+        if norm_after_addition:
+            first, second = map(block.get_submodule, NORMS_AFTER_ADDITION[model_type])
+            assert not torch.allclose(resid_post, expected, atol=0.1)
+            expected = layer_norm(second, layer_norm(first, resid_pre + attn_out) + mlp_out)
         torch.testing.assert_close(resid_post, expected, rtol=1e-5, atol=1e-5)
         assert attn_out.abs().max() > 0.1
         assert mlp_out.abs().max() > 0.1
 
 
-def layer_norm(norm: nn.Module, resid: Tensor) -> Tensor:
-    centred = resid - resid.mean(-1, keepdim=True)
-    variance = centred.pow(2).mean(-1, keepdim=True)
-    return centred / (variance + norm.eps).sqrt() * norm.weight + norm.bias
-
-
-def gelu_tanh(acts: Tensor) -> Tensor:
-    return 0.5 * acts * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (acts + 0.044715 * acts**3)))
-
-
-def gelu(acts: Tensor) -> Tensor:
-    return acts * 0.5 * (1 + torch.erf(acts / 2**0.5))
-
-
-def neurons_gpt_neox(model: PreTrainedModel, block: nn.Module, pre: Tensor, mid: Tensor) -> Tensor:
-    resid = pre if model.config.use_parallel_residual else mid
-    up = block.mlp.dense_h_to_4h
-    acts = layer_norm(block.post_attention_layernorm, resid) @ up.weight.T + up.bias
-    return acts.clamp(min=0) if model.config.hidden_act == "relu" else gelu(acts)
-
-
-def neurons_gpt2(model: PreTrainedModel, block: nn.Module, pre: Tensor, mid: Tensor) -> Tensor:
-    up = block.mlp.c_fc
-    return gelu_tanh(layer_norm(block.ln_2, mid) @ up.weight + up.bias)
-
-
-def neurons_llama(model: PreTrainedModel, block: nn.Module, pre: Tensor, mid: Tensor) -> Tensor:
-    norm = block.post_attention_layernorm
-    rms = (mid.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
-    normed = mid / rms * norm.weight
-    gate = normed @ block.mlp.gate_proj.weight.T
-    return gate * torch.sigmoid(gate) * (normed @ block.mlp.up_proj.weight.T)
-
-
-def neurons_bert(model: PreTrainedModel, block: nn.Module, pre: Tensor, mid: Tensor) -> Tensor:
-    up = block.intermediate.dense
-    return gelu(layer_norm(block.attention.output.LayerNorm, mid) @ up.weight.T + up.bias)
-
-
-NEURONS_BY_HAND: dict[str, Callable[[PreTrainedModel, nn.Module, Tensor, Tensor], Tensor]] = {
-    "gpt_neox": neurons_gpt_neox,
-    "gpt2": neurons_gpt2,
-    "llama": neurons_llama,
-    "bert": neurons_bert,
-}
+def test_only_a_serial_mlp_reads_what_attention_adds(model: PreTrainedModel) -> None:
+    architecture = architecture_of(model.config.model_type)
+    with recording(model, [1], ["mlp_act", "resid_pre"]) as recorded:
+        before = recorded.run(INPUT_IDS)
+        attention = blocks_of(model)[1].get_submodule(architecture.attn_out)
+        handle = attention.register_forward_hook(lambda module, args, output: output.flip(-1))
+        after = recorded.run(INPUT_IDS)
+        handle.remove()
+    assert torch.equal(before["resid_pre", 1], after["resid_pre", 1])
+    unchanged = torch.equal(before["mlp_act", 1], after["mlp_act", 1])
+    assert unchanged == architecture.parallel_residual(model.config)
 
 
 @torch.no_grad()
@@ -218,9 +160,8 @@ def test_the_down_projection_takes_neurons_to_the_mlps_output(model: PreTrainedM
     architecture = architecture_of(model.config.model_type)
     outputs: list[Tensor] = []
     handles = [
-        # BERT has no module that is the whole MLP.
-        block.get_submodule(architecture.mlp or "output.dropout").register_forward_hook(
-            lambda module, args, output: outputs.append(output)
+        block.get_submodule(architecture.mlp or architecture.down_projection).register_forward_hook(
+            lambda module, args, output: outputs.append(output.view(3, 9, -1))
         )
         for block in blocks_of(model)
     ]
@@ -229,10 +170,11 @@ def test_the_down_projection_takes_neurons_to_the_mlps_output(model: PreTrainedM
         handle.remove()
     assert len(outputs) == n_layers(model.config)
     for layer, block in enumerate(blocks_of(model)):
-        down_projection = block.get_submodule(architecture.down_projection)
-        projected = down_projection(recorded["mlp_act", layer])
+        projected = block.get_submodule(architecture.down_projection)(recorded["mlp_act", layer])
         torch.testing.assert_close(projected, outputs[layer], rtol=1e-6, atol=1e-6)
-        assert torch.equal(recorded["mlp_out", layer], outputs[layer])
+        if architecture.mlp_out != architecture.down_projection:  # a norm stands behind the MLP
+            projected = block.get_submodule(architecture.mlp_out)(projected)
+        torch.testing.assert_close(projected, recorded["mlp_out", layer], rtol=1e-5, atol=1e-5)
 
 
 def test_gated_means_that_neurons_are_a_product(model: PreTrainedModel) -> None:
@@ -248,7 +190,7 @@ def test_tensors_are_references_in_the_models_dtype(gpt2: PreTrainedModel) -> No
         tensor = recorded.run(INPUT_IDS)["resid_post", 1]
     handle.remove()
     assert tensor is seen[0]
-    half = random_model(CASES["llama"]).bfloat16()
+    half = random_model("llama").bfloat16()
     with recording(half, [0], ["mlp_act"]) as recorded:
         assert recorded.run(INPUT_IDS)["mlp_act", 0].dtype == torch.bfloat16
 
@@ -276,7 +218,7 @@ def test_each_run_starts_anew(gpt2: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_right_padding_changes_nothing_for_causal_models(name: str) -> None:
-    model = random_model(CASES[name])
+    model = random_model(name)
     padded = INPUT_IDS.clone()
     for row, length in enumerate(LENGTHS):
         padded[row, length:] = 0
@@ -290,7 +232,7 @@ def test_right_padding_changes_nothing_for_causal_models(name: str) -> None:
 
 
 def test_an_encoder_needs_its_mask() -> None:
-    model = random_model(CASES["bert"])
+    model = random_model("bert")
     mask = padding_mask(model)
     with recording(model, range(4), SITES) as recorded:
         masked, unmasked = recorded.run(INPUT_IDS, mask), recorded.run(INPUT_IDS)
@@ -324,21 +266,27 @@ def test_nothing_runs_after_the_last_recorded_site(model: PreTrainedModel, site:
     if site != "resid_post":
         assert entered[-1] is blocks[1].get_submodule(path)
     assert not set(entered) & {module for block in blocks[2:] for module in block.modules()}
-    if architecture.final_norm is not None:
-        assert model.get_submodule(architecture.final_norm) not in entered
+    assert not set(entered) & set(modules_after_the_blocks(model))
 
 
 def test_the_final_norm_and_the_pooler_do_not_run_after_the_last_layer(
     model: PreTrainedModel,
 ) -> None:
+    calls: list[nn.Module] = []
+    after = [
+        *modules_after_the_blocks(model),
+        *([model.pooler] if hasattr(model, "pooler") else []),
+    ]
+    handles = [
+        module.register_forward_pre_hook(lambda module, args: calls.append(module))
+        for module in after
+    ]
     with recording(model, [n_layers(model.config) - 1], ["resid_post"]) as recorded:
-        after = model.get_submodule(architecture_of(model.config.model_type).final_norm or "pooler")
-        calls: list[nn.Module] = []
-        handle = after.register_forward_pre_hook(lambda module, args: calls.append(module))
         recorded.run(INPUT_IDS)
         assert not calls
         model(INPUT_IDS)
-        assert len(calls) == 1
+        assert calls == after
+    for handle in handles:
         handle.remove()
 
 
@@ -433,7 +381,7 @@ def test_training_mode_and_heads_are_refused(gpt2: PreTrainedModel) -> None:
             recorded.run(INPUT_IDS)
     finally:
         gpt2.eval()
-    with_head = random_model(CASES["gpt2"], AutoModelForCausalLM)
+    with_head = random_model("gpt2", AutoModelForCausalLM)
     with pytest.raises(ValueError, match="base_model"), recording(with_head, [0], SITES):
         pass
 
@@ -446,57 +394,29 @@ def test_an_unlisted_architecture_is_refused(
         pass
 
 
-# A new architecture is one table entry: one whose blocks return tuples, one whose MLP sees
-# batch and token flattened.
-NEW_ENTRIES = {
-    "bloom": Architecture(
-        blocks="h",
-        attn_out="self_attention.dense",
-        mlp_out="mlp.dense_4h_to_h",
-        mlp=None,
-        down_projection="mlp.dense_4h_to_h",
-        final_norm="ln_f",
-        gated=False,
-        causal=True,
-    ),
-    "opt": Architecture(
-        blocks="decoder.layers",
-        attn_out="self_attn.out_proj",
-        mlp_out="fc2",
-        mlp=None,
-        down_projection="fc2",
-        final_norm="decoder.final_layer_norm",
-        gated=False,
-        causal=True,
-        d_mlp="ffn_dim",
-        activation="activation_function",
-    ),
-}
-NEW_CASES = {
-    "bloom": {"model_type": "bloom", **WIDE},
-    "opt": {
-        "model_type": "opt",
-        "ffn_dim": 40,
-        "init_std": 0.2,
-        "word_embed_proj_dim": 16,
-        "max_position_embeddings": 32,
-        **WIDE,
-    },
-}
+# An architecture that is not in the table: its entry is all it takes.
+BLOOM = Architecture(
+    blocks="h",
+    attn_out="self_attention.dense",
+    mlp_out="mlp.dense_4h_to_h",
+    mlp=None,
+    down_projection="mlp.dense_4h_to_h",
+    final_norm="ln_f",
+    gated=False,
+    causal=True,
+)
 
 
-@pytest.mark.parametrize("name", NEW_ENTRIES)
-def test_a_new_architecture_is_one_entry(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ARCHITECTURES, name, NEW_ENTRIES[name])
-    model = random_model(NEW_CASES[name])
+def test_a_new_architecture_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "bloom", BLOOM)
+    monkeypatch.setitem(CASES, "bloom", {"model_type": "bloom", **WIDE})
+    model = random_model("bloom")
     recorded, hidden_states = record_everything(model), own_hidden_states(model)
     for layer in range(3):
         assert torch.equal(recorded["resid_pre", layer], hidden_states[layer])
         total = sum(recorded[site, layer] for site in ("resid_pre", "attn_out", "mlp_out"))
         torch.testing.assert_close(recorded["resid_post", layer], total, rtol=1e-5, atol=1e-5)
-        acts = recorded["mlp_act", layer]
-        assert acts.shape[:2] == (3, 9)
         with torch.no_grad():
-            projection = blocks_of(model)[layer].get_submodule(NEW_ENTRIES[name].down_projection)
-            projected = projection(acts)
+            projection = blocks_of(model)[layer].get_submodule(BLOOM.down_projection)
+            projected = projection(recorded["mlp_act", layer])
         torch.testing.assert_close(projected, recorded["mlp_out", layer], rtol=1e-5, atol=1e-5)
