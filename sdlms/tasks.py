@@ -1,26 +1,34 @@
-"""Probe-task manifests and text files, read into documents with ids.
+"""Probe-task manifests, text files and data sets, read into documents with ids.
 
-A manifest is JSON Lines. Each line names a task and gives either one document or a file:
-`{"task": "math", "text": "…"}` or `{"task": "math", "file": "math.jsonl", "field": "text"}`;
-files lie relative to the manifest, and are JSON Lines (`.jsonl`) or plain text.
+What a manifest says is described in `sdlms.storage.manifests`. Files are JSON Lines (`.jsonl`),
+parquet (`.parquet`) or plain text (any other name); JSON Lines and text may be compressed (`.gz`,
+`.bz2`, `.xz`, `.zst`). Data sets come from the Hugging Face hub or from a local folder in its
+layout.
 """
 
 import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdlms.errors import UserError, did_you_mean
+from sdlms.progress import LOGGER
 from sdlms.storage.assets import asset_folder
+from sdlms.storage.compressed import content_name
+from sdlms.storage.datasets import open_split
 from sdlms.storage.files import sha256_of
-from sdlms.storage.jsonl import read_jsonl
+from sdlms.storage.manifests import DEFAULT_FIELD, ManifestLine, Selection, read_manifest_lines
+from sdlms.storage.sources import (
+    check_file,
+    checked_text,
+    dataset_texts,
+    file_texts,
+    holds_records,
+)
 
 DEFAULT_MANIFEST = "probe"
-PARAGRAPH_WORDS = 32
-MANIFEST_KEYS = ("task", "text", "file", "field")
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -45,21 +53,53 @@ class Task:
         documents: in the order of the source.
         n_duplicates: dropped because their text stood earlier, in this task or another.
         sources: each file with its sha256.
+        datasets: each data set with what was read of it; config, split, commit, content hash.
+        n_blank: rows of data sets and parquet files dropped because they hold no text.
     """
 
     name: str
     documents: list[Document]
     n_duplicates: int
     sources: dict[str, str]
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    n_blank: int = 0
 
     def record(self) -> dict[str, Any]:
         """The task as `meta.jsonl` records it."""
         return {
             "task": self.name,
             "sources": self.sources,
+            "datasets": self.datasets,
             "n_documents": len(self.documents),
             "n_duplicates": self.n_duplicates,
+            "n_blank": self.n_blank,
         }
+
+
+@dataclass
+class _Found:
+    """What was read of a task so far."""
+
+    sources: dict[str, str]
+    texts: list[str] = field(default_factory=list)
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    n_blank: int = 0
+
+    def add(self, texts: Iterable[str]) -> list[str]:
+        """Take up documents and return them; blank ones are counted only."""
+        given = list(texts)
+        kept = [text for text in given if text.strip()]
+        self.n_blank += len(given) - len(kept)
+        self.texts += kept
+        return kept
+
+    def why_empty(self) -> str:
+        """Why the task has no documents of its own."""
+        if self.texts:
+            return "all its texts are in earlier tasks"
+        if self.n_blank:
+            return f"all its {self.n_blank:,} rows are blank"
+        return "its data set holds none" if self.datasets else "its file holds none"
 
 
 def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> list[Task]:
@@ -68,16 +108,20 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
     Args:
         tasks: a manifest (embedded name, or a path with a slash or suffix), or names of tasks
             of the default manifest.
-        texts: one text or JSON Lines file; then `tasks` is not read.
-        field: the key of the text in a JSON Lines file of `texts`.
+        texts: one text, JSON Lines or parquet file; then `tasks` is not read.
+        field: the key of the text in a JSON Lines or parquet file of `texts`.
 
     Raises:
-        UserError: a file is missing, empty, binary or malformed; a task is unknown or empty.
+        UserError: a file or data set is missing, empty, binary, damaged or malformed; a task is
+            unknown or empty.
     """
     if texts is not None:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", texts.stem).lstrip("._-") or "texts"
-        documents = list(_file_texts(texts, str(texts), field))
-        return _as_tasks(texts, {name: documents}, {name: {texts.name: sha256_of(texts)}})
+        stem = content_name(texts).stem
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip("._-") or "texts"
+        found = _Found(sources={})
+        found.add(file_texts(texts, str(texts), Selection((field,))))
+        found.sources[texts.name] = sha256_of(texts)
+        return _as_tasks(texts, {name: found})
     names = (tasks,) if isinstance(tasks, str) else tasks
     if not names:
         raise UserError("--tasks is empty. Name a manifest, or tasks of the default one.")
@@ -89,33 +133,33 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
     return _choose(read_manifest(default), names)
 
 
+def check_field(texts: Path | None, field: str) -> None:
+    """Check `--field` before anything is read.
+
+    Raises:
+        UserError: a key is named where no records are read.
+    """
+    if field != DEFAULT_FIELD and (texts is None or not holds_records(texts)):
+        raise UserError(f"--field {field} is for --texts FILE.jsonl or FILE.parquet.")
+
+
 def manifest_path(name: str) -> Path | None:
     """The manifest that a word means; None where it is no manifest's name or path."""
     if "/" in name or Path(name).suffix:
-        _check_file(Path(name), f"--tasks {name}")
+        check_file(Path(name), f"--tasks {name}")
         return Path(name)
-    return asset_folder("data") / f"{name}.jsonl" if name in embedded_manifests() else None
+    return _embedded().get(name)
 
 
 def embedded_manifests() -> list[str]:
     """Names of the manifests that ship with the package."""
-    return sorted(path.stem for path in asset_folder("data").glob("*.jsonl"))
+    return sorted(_embedded())
 
 
-def _check_file(path: Path, where: str) -> None:
-    """Refuse what cannot be read; `where` opens the message."""
-    try:
-        if path.is_dir():
-            raise UserError(f"{where}: is a folder; a file is needed.")
-        if path.exists() and not path.is_file():
-            raise UserError(f"{where}: is no ordinary file; it must be possible to read it twice.")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise UserError(f"{where}: the file is empty.")
-    except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name
-        raise UserError(f"{where}: no such file.") from None
-    except OSError as error:
-        raise UserError(f"{where}: {error.strerror}.") from None
+def _embedded() -> dict[str, Path]:
+    """The manifests of `data/`, with their texts, and of `configs/tasks/`, which name data sets."""
+    folders = (asset_folder("configs") / "tasks", asset_folder("data"))
+    return {path.stem: path for folder in folders for path in folder.glob("*.jsonl")}
 
 
 def _choose(tasks: list[Task], names: tuple[str, ...]) -> list[Task]:
@@ -134,131 +178,76 @@ def read_manifest(path: Path) -> list[Task]:
     Raises:
         UserError: a line is malformed (with its number), or a task has no documents.
     """
-    found: dict[str, list[str]] = {}
-    sources: dict[str, dict[str, str]] = {}
     manifest_hash = sha256_of(path)
-    for number, record in read_jsonl(path):
-        where = f"{path}:{number}"
-        task = _checked_line(where, record)
-        documents = found.setdefault(task, [])
-        source = sources.setdefault(task, {path.name: manifest_hash})
-        if "text" in record:
-            documents.append(_checked_text(where, record["text"]))
-            continue
-        file = path.parent / record["file"]
-        documents.extend(_file_texts(file, f"{where}: {file}", record.get("field", "text")))
-        source[record["file"]] = sha256_of(file)
-    if not found:
+    tasks: dict[str, _Found] = {}
+    for line in read_manifest_lines(path):
+        found = tasks.setdefault(line.task, _Found(sources={path.name: manifest_hash}))
+        if line.source == "text":
+            found.add([checked_text(line.where, line.value)])
+        elif line.source == "file":
+            file = path.parent / line.value
+            found.add(file_texts(file, f"{line.where}: {file}", line.selection))
+            found.sources[line.value] = sha256_of(file)
+        else:
+            _read_dataset(path.parent, line, found)
+    if not tasks:
         raise UserError(f"{path}: the manifest names no task.")
-    return _as_tasks(path, found, sources)
+    return _as_tasks(path, tasks)
 
 
-def _checked_line(where: str, record: dict[str, Any]) -> str:
-    """The task that a manifest line names, or what is wrong with the line."""
-    for key in record:
-        if key not in MANIFEST_KEYS:
-            hint = did_you_mean(key, MANIFEST_KEYS)
-            raise UserError(f"{where}: unknown key '{key}'.{hint}")
-    if ("text" in record) == ("file" in record):
-        raise UserError(f"{where}: needs either 'text' or 'file'.")
-    for key, value in record.items():
-        if not isinstance(value, str):
-            raise UserError(f"{where}: '{key}' must be a string, got {value!r}.")
-    task: str = record.get("task", "")
-    if not TASK_NAME.fullmatch(task):
-        raise UserError(
-            f"{where}: 'task' must be a name of letters, digits, '.', '_' and '-', got '{task}'."
-        )
-    return task
+def _read_dataset(folder: Path, line: ManifestLine, found: _Found) -> None:
+    """Take up the documents of a data set; a local folder lies relative to the manifest's."""
+    local = folder / line.value
+    is_local = local.is_dir() or line.value.startswith((".", "/"))
+    split, config, revision = line.keys["split"], line.keys.get("config"), line.keys.get("revision")
+    if is_local and revision is not None:
+        raise UserError(f"{line.where}: 'revision' is for hub data sets; {local} is a folder.")
+    LOGGER.info(f"{line.task}: reading data set {line.value}, split {split}")
+    where = f"{line.where}: data set {line.value}"
+    opened = open_split(where, local if is_local else line.value, config, split, revision)
+    n_rows, texts = dataset_texts(opened, line.selection)
+    found.datasets.append(
+        {
+            "dataset": line.value,
+            "config": opened.config,
+            "split": split,
+            "revision": revision,
+            "commit": opened.commit,
+            "fields": list(line.selection.fields),
+            "as": line.selection.kind,
+            "rows": line.selection.rows,
+            "n_rows": n_rows,
+            "sha256": content_hash(found.add(texts)),
+        }
+    )
 
 
-def _as_tasks(
-    path: Path, found: dict[str, list[str]], sources: dict[str, dict[str, str]]
-) -> list[Task]:
+def content_hash(texts: Iterable[str]) -> str:
+    """One sha256 of all texts, in 64 hex digits; other texts or another order give another.
+
+    Each text is hashed as its length in UTF-8 bytes (8 bytes, big-endian) and then these bytes.
+    """
+    digest = hashlib.sha256()
+    for text in texts:
+        content = text.encode()
+        digest.update(len(content).to_bytes(8, "big"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _as_tasks(path: Path, found: dict[str, _Found]) -> list[Task]:
     """Drop duplicates over all tasks and give the documents their ids."""
     seen: set[str] = set()
     tasks = []
-    for name, texts in found.items():
+    for name, own in found.items():
         documents = []
-        for text in texts:
+        for text in own.texts:
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
             if key not in seen:
                 documents.append(Document(key, text))
                 seen.add(key)
         if not documents:
-            why = "all its texts are in earlier tasks" if texts else "its file holds none"
-            raise UserError(f"{path}: task '{name}' has no documents: {why}.")
-        tasks.append(Task(name, documents, len(texts) - len(documents), sources[name]))
+            raise UserError(f"{path}: task '{name}' has no documents: {own.why_empty()}.")
+        n_duplicates = len(own.texts) - len(documents)
+        tasks.append(Task(name, documents, n_duplicates, own.sources, own.datasets, own.n_blank))
     return tasks
-
-
-def _file_texts(path: Path, where: str, field: str) -> Iterator[str]:
-    """The documents of one file; `where` opens the message when it cannot be read."""
-    _check_file(path, where)
-    if path.suffix.lower() == ".json":
-        raise UserError(f"{where}: a .json file is not read; write JSON Lines, named .jsonl.")
-    if path.suffix.lower() == ".jsonl":
-        yield from _jsonl_texts(path, field)
-    else:
-        yield from paragraphs(_plain_text(path))
-
-
-def _jsonl_texts(path: Path, field: str) -> Iterator[str]:
-    """One document per line."""
-    for number, record in read_jsonl(path):
-        if field not in record:
-            hint = did_you_mean(field, list(record))
-            raise UserError(f"{path}:{number}: no field '{field}'.{hint}")
-        if not isinstance(record[field], str):
-            raise UserError(f"{path}:{number}: field '{field}' must be a string.")
-        yield _checked_text(f"{path}:{number}", record[field])
-
-
-def _checked_text(where: str, text: str) -> str:
-    """A document's text, unless it is blank or a JSON escape left half a surrogate pair in it."""
-    if not text.strip():
-        raise UserError(f"{where}: the text is empty. Take the line out.")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: the text holds half of a surrogate pair.") from None
-    return text
-
-
-def _plain_text(path: Path) -> str:
-    """A text file's content."""
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise UserError(f"{path}: not UTF-8 text; is this a binary file?")
-    if not text.strip():
-        raise UserError(f"{path}: the file holds no text.")
-    return text
-
-
-def paragraphs(text: str) -> Iterator[str]:
-    """Paragraphs between blank lines, short ones joined to the next up to 32 words.
-
-    Joined paragraphs keep one blank line between them; a short rest joins the last document.
-    """
-    documents: list[list[str]] = []
-    pending: list[str] = []
-    n_words = 0
-    lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    for paragraph in re.split(r"\n(?:[^\S\n]*\n)+", f"\n{lines}\n"):
-        if not paragraph.strip():
-            continue
-        pending.append(paragraph.strip("\n"))
-        n_words += len(paragraph.split())
-        if n_words >= PARAGRAPH_WORDS:
-            documents.append(pending)
-            pending, n_words = [], 0
-    if pending and documents:
-        documents[-1].extend(pending)
-    elif pending:
-        documents.append(pending)
-    for pieces in documents:
-        yield "\n\n".join(pieces)

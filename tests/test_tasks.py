@@ -1,9 +1,14 @@
-"""Manifests and text files become documents; what cannot is refused in one line."""
+"""Manifests, files and data sets become documents; what cannot is refused in one line."""
 
 import errno
+import gzip
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,35 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdlms.errors import UserError
+from sdlms.runs.reading import Run, list_runs
 from sdlms.storage import assets
+from sdlms.storage.texts import PARAGRAPH_WORDS
 from sdlms.tasks import (
-    PARAGRAPH_WORDS,
     Task,
+    check_field,
+    content_hash,
     embedded_manifests,
     load_tasks,
-    paragraphs,
     read_manifest,
 )
+from tests.storage.hub_layout import write_configs, write_data, write_parquet
 
 LONG = " ".join(f"word{number}" for number in range(PARAGRAPH_WORDS))
-SHORT = "only three words"
-
-# Paragraphs from lines of words, between blank lines that may hold spaces of any kind.
-line = st.text(st.sampled_from("abé\u200b.\t 　"), min_size=1, max_size=12).filter(str.strip)
-paragraph = st.lists(line, min_size=1, max_size=6).map("\n".join)
-blank = st.lists(st.sampled_from(["", " ", "\t", "\u00a0", "\x0b"]), min_size=1, max_size=3)
-gap = blank.map(lambda lines: "\n" + "\n".join(lines) + "\n")
-
-
-@st.composite
-def texts(draw: st.DrawFn) -> str:
-    pieces = draw(st.lists(paragraph | st.just(LONG) | st.just(SHORT), max_size=8))
-    text = "".join(piece + draw(gap) for piece in pieces)
-    return draw(st.sampled_from(["", "\n", " \n"])) + text
-
-
-def documents(text: str) -> list[str]:
-    return list(paragraphs(text))
 
 
 def write_lines(path: Path, *records: object) -> Path:
@@ -58,59 +48,6 @@ def refusal(tmp_path: Path, *lines: object) -> str:
     return str(error.value).replace(f"{tmp_path}/", "")
 
 
-class TestParagraphs:
-    @given(texts())
-    def test_no_word_is_lost_and_order_is_kept(self, text: str) -> None:
-        assert " ".join(documents(text)).split() == text.split()
-
-    @given(texts())
-    def test_every_document_but_a_lone_one_is_long_enough(self, text: str) -> None:
-        sizes = [len(document.split()) for document in documents(text)]
-        assert len(sizes) <= 1 or min(sizes) >= PARAGRAPH_WORDS
-
-    @given(texts())
-    def test_no_document_is_blank_or_opens_or_ends_with_a_blank_line(self, text: str) -> None:
-        for document in documents(text):
-            lines = document.split("\n")
-            assert lines[0].strip() and lines[-1].strip()
-
-    @given(texts())
-    def test_line_ends_do_not_matter(self, text: str) -> None:
-        unix = documents(text)
-        assert documents(text.replace("\n", "\r\n")) == unix
-        assert documents(text.replace("\n", "\r")) == unix
-
-    @given(texts())
-    def test_splitting_a_document_again_leaves_it_whole(self, text: str) -> None:
-        for document in documents(text):
-            if len(document.split()) < 2 * PARAGRAPH_WORDS:
-                assert documents(document) == [document]
-
-    def test_long_paragraphs_stand_alone(self) -> None:
-        assert documents(f"{LONG}\n\n{LONG} b") == [LONG, f"{LONG} b"]
-
-    def test_short_ones_join_the_next_until_they_are_long_enough(self) -> None:
-        assert documents(f"{SHORT}\n \n\n{SHORT}\n\n{LONG}\n\n{LONG}") == [
-            f"{SHORT}\n\n{SHORT}\n\n{LONG}",
-            LONG,
-        ]
-
-    def test_a_short_rest_joins_the_last_document(self) -> None:
-        assert documents(f"{LONG}\n\n{SHORT}") == [f"{LONG}\n\n{SHORT}"]
-
-    def test_exactly_the_limit_is_enough_and_one_word_less_is_not(self) -> None:
-        less = LONG.rpartition(" ")[0]
-        assert len(documents(f"{LONG}\n\n{LONG}")) == 2
-        assert len(documents(f"{less}\n\n{LONG}")) == 1
-
-    def test_indentation_stays_and_single_line_breaks_do_not_split(self) -> None:
-        code = f"    def f():\n        return 1  # {LONG}"
-        assert documents(f"\n \n{code}\n\n") == [code]
-
-    def test_a_text_of_many_short_paragraphs_takes_linear_time(self) -> None:
-        assert len(documents("a\n\n" * 200_000)) == 200_000 // PARAGRAPH_WORDS
-
-
 class TestTexts:
     def test_a_text_file_is_one_task_of_paragraphs(self, tmp_path: Path) -> None:
         path = tmp_path / "corpus.txt"
@@ -121,8 +58,10 @@ class TestTexts:
         assert task.record() == {
             "task": "corpus",
             "sources": {"corpus.txt": hashlib.sha256(path.read_bytes()).hexdigest()},
+            "datasets": [],
             "n_documents": 2,
             "n_duplicates": 0,
+            "n_blank": 0,
         }
 
     def test_an_id_is_the_start_of_the_hash_of_the_text(self, tmp_path: Path) -> None:
@@ -165,7 +104,7 @@ class TestTexts:
             ("a.jsonl", b'{"text": "b"}\n{"text": ', "a.jsonl:2: not valid JSON"),
             ("a.jsonl", b'{"texts": "b"}', "a.jsonl:1: no field 'text'. Did you mean 'texts'?"),
             ("a.jsonl", b'{"text": 3}', "a.jsonl:1: field 'text' must be a string"),
-            ("a.jsonl", b'{"text": null}', "a.jsonl:1: field 'text' must be a string"),
+            ("a.jsonl", b'{"text": null}', "a.jsonl:1: the text is empty. Take the line out."),
             ("a.jsonl", b'{"text": " "}', "a.jsonl:1: the text is empty"),
             ("a.jsonl", b'{"text": "\\ud800"}', "a.jsonl:1: the text holds half of a surrogate"),
             ("a.json", b'[{"text": "b"}]', "write JSON Lines, named .jsonl"),
@@ -204,6 +143,29 @@ class TestTexts:
         monkeypatch.setattr(Path, "open", refuse)  # root may read every file
         with pytest.raises(UserError, match="Permission denied"):
             load_tasks((), tmp_path / "a.txt", "text")
+
+    @pytest.mark.parametrize("name", ["story.jsonl.gz", "story.parquet"])
+    def test_the_task_is_named_after_what_the_file_holds(self, tmp_path: Path, name: str) -> None:
+        path = write_parquet(tmp_path / name, [{"body": "a"}, {"body": ""}, {"body": "a"}])
+        if name.endswith("gz"):
+            path.write_bytes(gzip.compress(b'{"body": "a"}\n{"body": "a"}\n'))
+        (task,) = load_tasks((), path, "body")
+        assert task.name == "story"
+        assert [document.text for document in task.documents] == ["a"]
+        assert task.sources == {name: hashlib.sha256(path.read_bytes()).hexdigest()}
+        assert (task.n_duplicates, task.n_blank) == (1, int(name.endswith("parquet")))
+
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.jsonl.zst", "a.parquet"])
+    def test_a_field_may_be_named_where_there_are_records(self, name: str) -> None:
+        check_field(Path(name), "body")
+
+    @pytest.mark.parametrize("name", ["a.txt", "a.gz", "jsonl", None])
+    def test_a_field_of_anything_else_is_refused(self, name: str | None) -> None:
+        texts = Path(name) if name else None
+        check_field(texts, "text")
+        with pytest.raises(UserError) as error:
+            check_field(texts, "body")
+        assert str(error.value) == "--field body is for --texts FILE.jsonl or FILE.parquet."
 
 
 class TestManifest:
@@ -270,6 +232,178 @@ class TestManifest:
             read_manifest(tmp_path / "m.jsonl")
 
 
+class TestDatasets:
+    """Local folders in the hub's layout; `tests/storage/test_datasets.py` asks a hub as well."""
+
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An empty cache, as an `HF_HOME` would give that is set before the start."""
+        import datasets
+
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+    def test_a_data_set_is_recorded_with_all_that_decides_its_documents(
+        self, tmp_path: Path
+    ) -> None:
+        rows = [{"q": f"{n}?", "a": str(n)} for n in range(9)]
+        write_configs(tmp_path / "sums", {"easy": {"test": rows}, "hard": {"test": rows[:1]}})
+        line = {"task": "math", "dataset": "sums", "config": "easy", "split": "test"}
+        path = write_lines(tmp_path / "m.jsonl", {**line, "fields": ["q", "a"], "rows": 5})
+        (task,) = read_manifest(path)
+        texts = [f"{n}?\n{n}" for n in range(5)]
+        assert [document.text for document in task.documents] == texts
+        assert task.record() == {
+            "task": "math",
+            "sources": {"m.jsonl": hashlib.sha256(path.read_bytes()).hexdigest()},
+            "datasets": [
+                {
+                    "dataset": "sums",
+                    "config": "easy",
+                    "split": "test",
+                    "revision": None,
+                    "commit": None,
+                    "fields": ["q", "a"],
+                    "as": "documents",
+                    "rows": 5,
+                    "n_rows": 5,
+                    "sha256": content_hash(texts),
+                }
+            ],
+            "n_documents": 5,
+            "n_duplicates": 0,
+            "n_blank": 0,
+        }
+        assert json.loads(json.dumps(task.record())) == read_manifest(path)[0].record()
+
+    def test_blank_rows_are_dropped_and_counted_beside_duplicates(self, tmp_path: Path) -> None:
+        rows = [{"text": text} for text in ("a", "", "b", " \n", "a", None)]
+        write_data(tmp_path / "d", {"train": rows})
+        line = {"task": "t", "dataset": "./d", "split": "train"}
+        (task,) = read_manifest(write_lines(tmp_path / "m.jsonl", line))
+        assert [document.text for document in task.documents] == ["a", "b"]
+        assert (task.n_blank, task.n_duplicates) == (3, 1)
+        (record,) = task.datasets
+        assert (record["n_rows"], record["sha256"]) == (6, content_hash(["a", "b", "a"]))
+
+    def test_sources_of_all_kinds_mix_in_one_task(self, tmp_path: Path) -> None:
+        write_data(tmp_path / "d", {"train": [{"text": "from a data set"}]})
+        write_parquet(tmp_path / "a.parquet", [{"text": "from parquet"}])
+        path = write_lines(
+            tmp_path / "m.jsonl",
+            {"task": "t", "text": "from the manifest"},
+            {"task": "t", "dataset": str(tmp_path / "d"), "split": "train"},
+            {"task": "t", "file": "a.parquet"},
+        )
+        (task,) = read_manifest(path)
+        found = [document.text for document in task.documents]
+        assert found == ["from the manifest", "from a data set", "from parquet"]
+        assert list(task.sources) == ["m.jsonl", "a.parquet"]
+
+    def test_a_folder_beside_the_manifest_wins_over_the_hub(self, tmp_path: Path) -> None:
+        line = {"task": "t", "dataset": "owner/name", "split": "train"}
+        path = write_lines(tmp_path / "m.jsonl", line)
+        with pytest.raises(UserError, match="data set owner/name: the hub cannot be reached"):
+            read_manifest(path)
+        write_data(tmp_path / "owner/name", {"train": [{"text": "a"}]})
+        assert len(read_manifest(path)[0].documents) == 1
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ({"dataset": "./none"}, "m.jsonl:1: data set ./none: no such folder."),
+            ({"dataset": "nul\0"}, "neither a folder that exists nor a hub id"),
+            ({"dataset": "d", "revision": "v1"}, "'revision' is for hub data sets"),
+            ({"dataset": "d", "split": "test"}, "data set d: no split 'test'. Known: train."),
+            ({"dataset": "d", "field": "txt"}, "no field 'txt'. Did you mean 'text'?"),
+            ({"dataset": "d", "field": "n"}, "data set d, row 1: field 'n' must be a string"),
+            ({"dataset": "d", "field": "none"}, "has no documents: all its 2 rows are blank."),
+            ({"dataset": "d", "field": "none", "as": "lines"}, "its data set holds none."),
+            ({"dataset": "empty"}, 'data set empty: cannot be read: Instruction "train" corres'),
+        ],
+    )
+    def test_what_is_wrong_is_said_in_one_line(
+        self, tmp_path: Path, line: dict[str, str], message: str
+    ) -> None:
+        write_data(tmp_path / "d", {"train": [{"text": "a", "n": 1, "none": ""}] * 2})
+        empty = write_data(tmp_path / "empty", {"train": [{"text": "a"}]})
+        (empty / "data/train-00000-of-00001.parquet").unlink()
+        (empty / "train.csv").write_text("text\n")
+        found = refusal(tmp_path, {"task": "t", "split": "train", **line}).replace("manifest", "m")
+        assert message in found and "\n" not in found
+
+    def test_the_pythia_suite_reads_the_layouts_of_its_six_data_sets(self, tmp_path: Path) -> None:
+        manifest = assets.asset_folder("configs") / "tasks/pythia.jsonl"
+        shutil.copy(manifest, tmp_path)
+        humaneval = [
+            {"task_id": "0", "prompt": "def f():\n", "canonical_solution": "    return 1\n"}
+        ]
+        gsm8k = [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}]
+        squad = [{"id": "0", "title": "T", "context": "A is B.", "question": "What is A?"}]
+        wikitext = [{"text": text} for text in ("", " = Title = \n", "", " A paragraph . \n")]
+        dialog = [{"dialog": ["Hi .", " Hello ."], "act": [1, 2], "emotion": [0, 0]}]
+        choices = {"text": ["this", "that"], "label": ["A", "B"]}
+        arc = [{"id": "0", "question": "Which?", "choices": choices, "answerKey": "A"}]
+        write_configs(
+            tmp_path / "openai/openai_humaneval", {"openai_humaneval": {"test": humaneval}}
+        )
+        configs = {name: {"train": gsm8k * 3, "test": gsm8k} for name in ("main", "socratic")}
+        write_configs(tmp_path / "openai/gsm8k", configs)
+        write_configs(
+            tmp_path / "rajpurkar/squad", {"plain_text": {"train": squad * 2, "validation": squad}}
+        )
+        splits = {"test": wikitext, "train": wikitext * 2, "validation": wikitext}
+        names = [f"wikitext-{size}-{kind}v1" for size in ("103", "2") for kind in ("raw-", "")]
+        write_configs(tmp_path / "Salesforce/wikitext", dict.fromkeys(names, splits))
+        splits = dict.fromkeys(("train", "validation", "test"), dialog)
+        write_data(tmp_path / "OpenRL/daily_dialog", splits)
+        splits = dict.fromkeys(("train", "test", "validation"), arc)
+        configs = dict.fromkeys(("ARC-Challenge", "ARC-Easy"), splits)
+        write_configs(tmp_path / "allenai/ai2_arc", configs)
+        tasks = read_manifest(tmp_path / "pythia.jsonl")
+        assert {task.name: [document.text for document in task.documents] for task in tasks} == {
+            "python_code": ["def f():\n    return 1\n"],
+            "math": ["1 + 1?\nIt is 2.\n#### 2"],
+            "qa": ["A is B.\nWhat is A?"],
+            "prose": [" = Title = \n\n A paragraph . "],
+            "dialogue": ["Hi .\n Hello ."],
+            "reasoning": ["Which?\nthis\nthat"],
+        }
+        configs_read = [task.datasets[0]["config"] for task in tasks]
+        assert configs_read == [
+            "openai_humaneval", "main", "plain_text", "wikitext-2-raw-v1", "default",
+            "ARC-Challenge",
+        ]  # fmt: skip
+
+    def test_the_command_line_records_the_data_set_and_resumes_on_it(
+        self, tmp_path: Path, cli: Callable[..., int], tiny_model: Path
+    ) -> None:
+        rows = [{"text": f"Number {n} comes before number {n + 1} ."} for n in range(9)]
+        write_data(tmp_path / "numbers", {"train": rows})
+        line = {"task": "counting", "dataset": "numbers", "split": "train"}
+        write_lines(tmp_path / "m.jsonl", line)
+        words = ["--model", tiny_model, "--tasks", "m.jsonl", "--quiet", "--dtype", "float32"]
+        assert cli("capture", *words) == 0
+        assert cli("capture", *words) == 0
+        first, second = (Run(run.path).start["resolved"] for run in list_runs(Path("artifacts")))
+        assert first == second
+        (data,) = first["data"]
+        assert data["datasets"][0]["sha256"] == content_hash(row["text"] for row in rows)
+        assert data["n_captured"] == 9
+
+
+@given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))
+def test_only_the_same_texts_in_the_same_order_share_a_hash(
+    texts: list[str], others: list[str]
+) -> None:
+    assert (content_hash(texts) == content_hash(others)) == (texts == others)
+    assert content_hash([*texts, *others]) != content_hash(["".join(texts), *others, "x"])
+
+
+def test_the_hash_is_made_as_it_is_documented() -> None:
+    hashed = (2).to_bytes(8, "big") + "é".encode() + (0).to_bytes(8, "big")
+    assert content_hash(["é", ""]) == hashlib.sha256(hashed).hexdigest()
+
+
 class TestChoice:
     @pytest.fixture(autouse=True)
     def embedded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,6 +422,15 @@ class TestChoice:
         write_lines(tmp_path / "mine.jsonl", {"task": "own", "text": "y"})
         assert list(ids(load_tasks(("mine.jsonl",), None, "text"))) == ["own"]
         assert list(ids(load_tasks(("./mine.jsonl",), None, "text"))) == ["own"]
+
+    def test_a_study_of_the_configs_goes_by_its_name_and_data_wins(self, tmp_path: Path) -> None:
+        tasks = tmp_path / "configs/tasks"
+        tasks.mkdir(parents=True)
+        write_lines(tasks / "pythia.jsonl", {"task": "code", "text": "x"})
+        write_lines(tasks / "probe.jsonl", {"task": "hidden", "text": "y"})
+        assert embedded_manifests() == ["probe", "pythia", "training"]
+        assert list(ids(load_tasks(("pythia",), None, "text"))) == ["code"]
+        assert list(ids(load_tasks(("probe",), None, "text"))) == ["math", "qa", "prose"]
 
     def test_tasks_are_chosen_by_name_in_the_order_of_the_manifest(self) -> None:
         chosen = load_tasks(("prose", "math", "prose"), None, "text")
@@ -321,3 +464,20 @@ def test_the_embedded_probe_tasks_can_be_read() -> None:
     tasks = load_tasks(("probe",), None, "text")
     assert {"python_code", "math", "qa", "prose", "dialogue", "reasoning"} <= set(ids(tasks))
     assert all(len(task.documents) >= 100 for task in tasks)
+
+
+def test_the_studies_of_the_configs_are_named_beside_the_embedded_tasks() -> None:
+    assert {"probe", "pythia"} <= set(embedded_manifests())
+
+
+def test_neither_import_nor_plain_files_load_the_heavy_libraries(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom sdlms.tasks import load_tasks\n"
+        "load_tasks((), Path('a.jsonl.gz'), 'text')\n"
+        "heavy = {'datasets', 'pyarrow', 'zstandard', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""JSON Lines: one JSON object per line (`meta.jsonl`, manifests, documents)."""
+"""JSON Lines: one JSON object per line (`meta.jsonl`, manifests, documents), may be compressed."""
 
 import json
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlms.errors import UserError
+from sdlms.storage.compressed import open_binary
 
 
 def encode_line(record: dict[str, Any]) -> bytes:
@@ -20,9 +21,10 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, record); blank lines are passed over.
 
     Raises:
-        UserError: a line is not a JSON object, naming file and line number, or is not UTF-8.
+        UserError: a line is not a JSON object, naming file and line number, or is not UTF-8; a
+            compressed file is damaged.
     """
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
