@@ -13,6 +13,7 @@ from sdlms.command import add_stage
 from sdlms.errors import UserError, did_you_mean
 from sdlms.options import dashed
 from sdlms.stages import capture
+from sdlms.tools import models as models_tool
 from sdlms.tools import runs as runs_tool
 
 STAGES = (capture,)
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 for _stage in STAGES:
     add_stage(app, dashed(_stage.__name__.rpartition(".")[2]), _stage.Config, _stage.run)
+app.add_typer(models_tool.app, name="models")
 app.add_typer(runs_tool.app, name="runs")
 
 

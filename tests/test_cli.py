@@ -74,6 +74,7 @@ def assert_one_line(answer: Answer, message: str) -> None:
     [
         (["captur"], "No such command 'captur'. Did you mean 'capture'?"),
         (["runs", "lst"], "No such command 'lst'. Did you mean 'list'?"),
+        (["models", "shw"], "No such command 'shw'. Did you mean 'show'?"),
         (["--capture"], "No such option: --capture"),
         (["capture", "--modle", "x"], "No such option: --modle. Did you mean '--model'?"),
         (["capture", "--store-dtyp", "x"], "Did you mean '--store-dtype'?"),
@@ -181,14 +182,16 @@ def test_a_message_stays_on_one_line_whatever_the_user_wrote(call: Call) -> None
     assert_one_line(call("capture", "--label", "two\nlines"), "'two lines'")
 
 
-@pytest.mark.parametrize("words", [[], ["runs"]])
+@pytest.mark.parametrize("words", [[], ["runs"], ["models"]])
 def test_a_group_alone_shows_its_help(call: Call, words: list[str]) -> None:
     answer = call(*words)
     assert answer.code == 2 and answer.out == ""
     assert answer.err == call(*words, "--help").out
 
 
-@pytest.mark.parametrize("words", [[], ["capture"], ["runs"], ["runs", "show"]])
+@pytest.mark.parametrize(
+    "words", [[], ["capture"], ["runs"], ["runs", "show"], ["models"], ["models", "show"]]
+)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_fits_80_columns_and_leaves_no_option_unexplained(
     call: Call, words: list[str], flag: str
