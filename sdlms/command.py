@@ -36,6 +36,13 @@ class StageConfig:
 
     seed: Annotated[int, "Seed of everything random."] = 0
 
+    def __post_init__(self) -> None:
+        """Check what every generator of random numbers takes."""
+        if self.seed < 0:
+            raise UserError(f"--seed must be >= 0, got {self.seed}.")
+        if self.seed >= 2**64:  # torch takes none
+            raise UserError(f"--seed must be below 2**64, got {self.seed}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig(StageConfig):
@@ -50,6 +57,7 @@ class ComputeConfig(StageConfig):
 
     def __post_init__(self) -> None:
         """Check what can be checked without torch."""
+        super().__post_init__()
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", self.device):
             raise UserError(
                 f"--device '{self.device}' is none of auto, cpu, cuda, cuda:N (N a number), mps."

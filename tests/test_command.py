@@ -215,3 +215,19 @@ class TestComputeConfig:
     def test_threads_are_counted_from_0(self) -> None:
         with pytest.raises(UserError, match="--threads"):
             ComputeConfig(threads=-1)
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        ("-1", "--seed must be >= 0, got -1."),
+        (str(2**64), f"--seed must be below 2**64, got {2**64}."),
+    ],
+)
+def test_a_seed_is_one_that_every_generator_takes(seed: str, message: str) -> None:
+    given_to_a_stage("--seed", str(2**64 - 1))
+    error = call(write, "--seed", seed).exception
+    assert isinstance(error, UserError)
+    assert str(error) == message
+    with pytest.raises(UserError, match="--seed must be"):
+        ComputeConfig(seed=int(seed))

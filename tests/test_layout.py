@@ -47,9 +47,13 @@ OWNERS = {
     "h5py": {"storage"},
     "typer": {"cli", "command", "tools"},
     "matplotlib": {"figures"},
+    "datasets": {"storage"},
+    "pyarrow": {"storage"},
+    "accelerate": {"models"},
 }
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = ["torch", "transformers", "sae_lens", "networkx", "pandas", "h5py", "numpy"]
+HEAVY += ["accelerate", "datasets", "pyarrow"]
 
 
 def layer_of(name: str) -> str:
@@ -190,7 +194,9 @@ def test_packages_are_empty_but_for_their_modules() -> None:
     assert not [name for name in packages if (PACKAGE / name).read_text()]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["capture", "--help"], ["runs", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["capture", "--help"], ["runs", "--help"], ["models", "--help"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     program = (
         "import sys\n"

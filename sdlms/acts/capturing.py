@@ -5,7 +5,7 @@ written; a run that is killed repeats the blocks after its last checkpoint, with
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,11 @@ from sdlms.acts.statistics import (
 )
 from sdlms.models.architectures import SITES, Site, architecture_of
 from sdlms.models.batching import longest_first, run_batches, token_blocks
+from sdlms.models.calibration import DeviceMemory, measured_budget
 from sdlms.models.device import allocated_bytes, return_freed_memory
 from sdlms.models.forward import Checkpointer, Recorded, Worker, forward_batch
-from sdlms.models.recording import recording
+from sdlms.models.recording import Recording, recording
+from sdlms.models.spreading import cuda_devices, input_device, read_memory
 from sdlms.progress import LOGGER, Progress
 from sdlms.storage.activations import (
     Header,
@@ -45,8 +47,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BLOCK_TOKENS = 8192
+PROBE_TOKENS = 2048  # in the batch that measures how much memory a token takes
 TRIM_BLOCKS = 4  # returning memory after every block costs 2-3 % of the forward
 Consume = Callable[[list[int], Recorded], None]
+Forward = Callable[[list[int]], Recorded]
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Capturing:
     """One model and what is recorded of it.
 
     Attributes:
-        model: a base model in evaluation mode, on its device.
+        model: a base model in evaluation mode, on its device or spread over several.
         header: sites, layers and stored types.
         threads: CPU threads that statistics may use.
         budget: tokens in a batch, padding included; halved when memory runs out.
@@ -68,6 +72,35 @@ class Capturing:
     budget: int
     scratch: Path
     on_halved: Callable[[int], None]
+
+    def calibrate(
+        self,
+        rows: Rows,
+        free_memory: str,
+        read: "Callable[[PreTrainedModel], Sequence[DeviceMemory]]" = read_memory,
+    ) -> None:
+        """Lower the budget, if need be, so that each device of the model keeps some memory free.
+
+        Args:
+            rows: the longest documents are run, and what they give is dropped.
+            free_memory: as `--free-memory` has it.
+            read: reads the memory of each device of the model, and starts its peak anew.
+
+        Raises:
+            UserError: a single document does not fit, or `free_memory` is more than there is.
+        """
+        lengths = rows.lengths
+        longest = longest_first(lengths)
+
+        def probe() -> int:
+            batches = run_batches(longest, lengths, PROBE_TOKENS, forward, lambda _: None)
+            documents, _, _ = next(batches)
+            return len(documents) * int(lengths[documents].max())
+
+        with recording(self.model, self.header.layers, self._sites) as recorded:
+            forward = self._batch_forward(recorded, rows)
+            self.budget = measured_budget(probe, lambda: read(self.model), free_memory, self.budget)
+        LOGGER.info(f"--free-memory {free_memory} allows batches of {self.budget} tokens")
 
     def save(self, path: Path, rows: Rows, label: str) -> None:
         """Write `activations.h5`.
@@ -114,15 +147,13 @@ class Capturing:
         checkpoint = self.scratch / f"{label.replace(' ', '_')}.json"
         n_done = json.loads(checkpoint.read_text())["blocks"] if checkpoint.exists() else 0
         done = sum(int(lengths[block].sum()) for block in blocks[:n_done])
-        device = self.model.device
-        store = {site: TORCH_DTYPES[dtype] for site, dtype in self.header.store_dtype.items()}
-        causal = architecture_of(self.model.config.model_type).causal
-        gpu = (lambda: allocated_bytes(device)) if device.type == "cuda" else None
+        cuda = cuda_devices(self.model)
+        gpu = (lambda: sum(allocated_bytes(device) for device in cuda)) if cuda else None
         progress = Progress(label, rows.n_tokens, "tokens", done=done, gpu_memory=gpu)
         record = recording(self.model, self.header.layers, self._sites)
         checkpointer = Checkpointer(partial(_checkpoint, writer, checkpoint))
         with record as recorded, checkpointer, Worker() as worker, progress:
-            forward = partial(forward_batch, recorded, rows, store, device, causal)
+            forward = self._batch_forward(recorded, rows)
             for number, block in enumerate(blocks[n_done:], start=n_done + 1):
                 batches = run_batches(block, lengths, self.budget, forward, self._halved)
                 for documents, found, budget in batches:
@@ -134,6 +165,12 @@ class Capturing:
                 if number % TRIM_BLOCKS == 0:
                     return_freed_memory()
             worker.drain()
+
+    def _batch_forward(self, recorded: Recording, rows: Rows) -> Forward:
+        """What runs one batch of documents."""
+        store = {site: TORCH_DTYPES[dtype] for site, dtype in self.header.store_dtype.items()}
+        causal = architecture_of(self.model.config.model_type).causal
+        return partial(forward_batch, recorded, rows, store, input_device(self.model), causal)
 
     @property
     def _sites(self) -> list[Site]:

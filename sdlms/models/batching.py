@@ -13,7 +13,8 @@ from sdlms.errors import UserError
 Result = TypeVar("Result")
 
 # Tokens in a batch, padding included. On a CPU small batches of like length win (the activations
-# of one layer stay in the cache); a GPU wants enough work per kernel.
+# of one layer stay in the cache); a GPU wants enough work per kernel; more only pads.
+# On CUDA it is the most: what the memory allows is measured (`calibration`).
 DEFAULT_BUDGET = {"cpu": 2048, "mps": 4096, "cuda": 16384}
 
 

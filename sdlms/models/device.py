@@ -4,11 +4,14 @@ import ctypes
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from sdlms.errors import UserError
+from sdlms.models.calibration import AUTO, DeviceMemory, bytes_to_leave
+from sdlms.progress import readable_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -19,7 +22,7 @@ def device_of(name: str) -> torch.device:
     Raises:
         UserError: this machine has no such device.
     """
-    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    n_cuda = n_cuda_devices()
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda:0" if n_cuda else "mps" if mps else "cpu"
@@ -31,6 +34,11 @@ def device_of(name: str) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this machine has no Metal device.")
     return torch.device(name)
+
+
+def n_cuda_devices() -> int:
+    """CUDA devices of this machine."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
@@ -78,6 +86,31 @@ def allocated_bytes(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
+def check_free_memory_on(device: torch.device, free_memory: str) -> None:
+    """Check `--free-memory` against the device.
+
+    Raises:
+        UserError: it is set where no token budget is measured, or is more than the device has.
+    """
+    if device.type == "cuda":
+        bytes_to_leave(free_memory, memory_of(device)[0])
+    elif free_memory != AUTO:
+        raise UserError(
+            f"--free-memory {free_memory} is for CUDA devices, the run is on {device}. Leave it "
+            "out; --batch-tokens sets the size of a batch anywhere."
+        )
+
+
+def read_cuda_memory(device: torch.device) -> DeviceMemory:
+    """What a CUDA device says about its memory; its peak starts anew."""
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_allocated(device)
+    reserve = torch.cuda.memory_reserved(device) - held
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return DeviceMemory(total, free + reserve, held, peak)
+
+
 def decisions(device: torch.device, dtype: str, threads: int) -> dict[str, str | int]:
     """What `auto` means on this machine, as `meta.jsonl` records it; sets the threads."""
     return {
@@ -87,6 +120,16 @@ def decisions(device: torch.device, dtype: str, threads: int) -> dict[str, str |
         "dtype": str(dtype_of(dtype, device)).removeprefix("torch."),
         "threads": set_threads(threads),
     }
+
+
+def announcement(device: torch.device, decided: dict[str, Any]) -> str:
+    """What a run says about where and how it computes, in one line."""
+    total, free = (readable_bytes(size) for size in memory_of(device))
+    return (
+        f"device {device} ({decided['device_name']}), memory {total}, free {free}; "
+        f"{decided['dtype']}, {decided['threads']} threads, "
+        f"batches of {decided['batch_tokens']} tokens"
+    )
 
 
 def return_freed_memory() -> None:

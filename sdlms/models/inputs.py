@@ -1,20 +1,19 @@
 """A model and the documents it will read, checked and tokenised before any weights are loaded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdlms.errors import UserError
-from sdlms.models.architectures import SITES, activation_name, architecture_of, n_layers, n_units
-from sdlms.models.loading import (
-    ModelSource,
-    config_hashes,
-    find_model,
-    load_config,
-    load_tokenizer,
-    tokenizer_hashes,
-    weight_hashes,
+from sdlms.models.architectures import (
+    SITES,
+    activation_name,
+    architecture_for,
+    n_units,
+    text_config,
 )
+from sdlms.models.loading import ModelSource, find_model, load_config, load_tokenizer
+from sdlms.models.recorded import model_record
 from sdlms.models.tokens import Budget, Text, Tokens, tokenize
 from sdlms.storage.activations import Header, StoreDtype
 
@@ -38,27 +37,25 @@ class Inputs:
 
     def model_record(self) -> dict[str, Any]:
         """The model as `meta.jsonl` records it, with hashes; fetches a hub model's weights."""
-        return {
-            "name": self.source.name,
-            "revision": self.source.revision,
-            "commit": self.source.commit,
-            "model_type": self.config.model_type,
-            "n_layers": n_layers(self.config),
-            "config": config_hashes(self.source),
-            "weights": weight_hashes(self.source),
-            "tokenizer": tokenizer_hashes(self.source),
-        }
+        return model_record(self.source, self.config)
 
 
-def read_model(model: str, revision: str | None) -> tuple[ModelSource, "PreTrainedConfig"]:
+def read_model(
+    model: str, revision: str | None, reinit_seed: int | None = None
+) -> tuple[ModelSource, "PreTrainedConfig"]:
     """Find a model and check that its family is known.
 
+    Args:
+        model: an embedded name, a folder or a hub id.
+        revision: of a hub model.
+        reinit_seed: where it is given, the model is to have fresh weights from this seed.
+
     Raises:
-        UserError: there is no such model, or the architecture table lacks its family.
+        UserError: there is no such model, or the architecture table does not describe it.
     """
-    source = find_model(model, revision)
+    source = replace(find_model(model, revision), reinit_seed=reinit_seed)
     config = load_config(source)
-    architecture_of(config.model_type)
+    architecture_for(config)
     return source, config
 
 
@@ -74,12 +71,12 @@ def read_inputs(
         UserError: the tokenizer cannot be loaded, does not belong to the model, or a task's
             budget is too small.
     """
-    context = int(config.max_position_embeddings)
-    tokens = tokenize(load_tokenizer(source), texts, context, budget)
-    if (largest := int(tokens.rows.ids.max(initial=0))) >= config.vocab_size:
+    sizes = text_config(config)
+    tokens = tokenize(load_tokenizer(source), texts, int(sizes.max_position_embeddings), budget)
+    if (largest := int(tokens.rows.ids.max(initial=0))) >= sizes.vocab_size:
         raise UserError(
             f"--model {source.name}: its tokenizer gives token {largest}, but the model knows "
-            f"{config.vocab_size} tokens. They do not belong together."
+            f"{sizes.vocab_size} tokens. They do not belong together."
         )
     return Inputs(source, config, tokens)
 
@@ -107,5 +104,5 @@ def header_of(
             for site in ordered
         },
         activation_function=activation_name(config),
-        gated=architecture_of(config.model_type).gated,
+        gated=architecture_for(config).gated,
     )

@@ -1,7 +1,8 @@
 """Find a model by embedded name, folder or hub id; load its tokenizer and its base model.
 
 Finding reads the config only; weights are fetched, hashed and loaded later, so that settings can
-be checked first. Weights are safetensors; code that comes with a model is never run.
+be checked first. Weights are safetensors, or fresh ones for a control; code that comes with a model
+is never run.
 """
 
 import logging
@@ -9,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +18,11 @@ import torch
 from safetensors import SafetensorError
 
 from sdlms.errors import UserError, did_you_mean
+from sdlms.models.fresh import fresh_model, state_hash
+from sdlms.models.spreading import Spread
 from sdlms.progress import LOGGER
 from sdlms.storage.assets import asset_folder
+from sdlms.storage.cards import embedded_models
 from sdlms.storage.files import sha256_of
 
 if TYPE_CHECKING:
@@ -45,17 +50,14 @@ class ModelSource:
         folder: holds `config.json`; for a hub model its snapshot in the cache.
         revision: what the user asked for, None for the default.
         commit: the hub's commit, None for folders and embedded models.
+        reinit_seed: where it is given, the model has fresh weights from this seed, not its own.
     """
 
     name: str
     folder: Path
     revision: str | None = None
     commit: str | None = None
-
-
-def embedded_models() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(path.parent.name for path in asset_folder("models").glob("*/config.json"))
+    reinit_seed: int | None = None
 
 
 def find_model(name: str, revision: str | None) -> ModelSource:
@@ -79,6 +81,15 @@ def find_model(name: str, revision: str | None) -> ModelSource:
             f"--model '{name}' is no embedded model, no folder that exists, and no hub id "
             f"(owner/name).{hint}"
         )
+    return find_hub_model(name, revision)
+
+
+def find_hub_model(name: str, revision: str | None) -> ModelSource:
+    """A model of the hub, or of its cache, without its weights.
+
+    Raises:
+        UserError: the hub does not know it, or cannot be reached and has not cached it.
+    """
     snapshot = _fetch(name, revision, [CONFIG_FILE, *TOKENIZER_FILES])
     return ModelSource(name, snapshot, revision, commit=snapshot.name)
 
@@ -160,9 +171,14 @@ def config_hashes(source: ModelSource) -> dict[str, str]:
 def weight_hashes(source: ModelSource) -> dict[str, str]:
     """File name -> sha256 of the weights, fetched first when they are on the hub.
 
+    Fresh weights have no file: `state` -> `state_hash`. They need none of the trained ones.
+
     Raises:
-        UserError: there are no safetensors weights.
+        UserError: there are no safetensors weights, or none can be made from the config.
     """
+    if source.reinit_seed is not None:
+        LOGGER.info(f"making fresh weights for {source.name} from seed {source.reinit_seed}")
+        return {"state": state_hash(_fresh(source, config_hashes(source)[CONFIG_FILE]))}
     if source.commit is not None:
         LOGGER.info(f"fetching the weights of {source.name}, unless they are cached")
         _fetch(source.name, source.commit, WEIGHT_FILES)
@@ -175,36 +191,33 @@ def weight_hashes(source: ModelSource) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in files}
 
 
+@lru_cache(maxsize=1)
+def _fresh(source: ModelSource, config_sha256: str) -> "PreTrainedModel":
+    """A model with fresh weights, kept from hashing to loading: a large one takes minutes."""
+    with _one_line_errors(source):
+        return fresh_model(load_config(source), source.reinit_seed or 0)
+
+
 def load_base_model(
-    source: ModelSource, dtype: torch.dtype, device: torch.device
+    source: ModelSource, dtype: torch.dtype, device: torch.device, spread: Spread | None = None
 ) -> "PreTrainedModel":
     """The model without its head, ready to read: evaluation mode, no gradients.
+
+    Args:
+        source: what `find_model` found, with its own or with fresh weights.
+        dtype: of the weights.
+        device: where they go, unless they are spread.
+        spread: how they are spread over several devices.
 
     Raises:
         UserError: the weights cannot be read, do not fit the config, or do not fit the memory.
     """
-    from transformers import AutoModel
-
-    try:
-        with _quiet_transformers():
-            model: PreTrainedModel
-            model, info = AutoModel.from_pretrained(
-                source.folder,
-                dtype=dtype,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        model.to(device)  # type: ignore[arg-type]
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"--model {source.name} does not fit the memory of {device} in {dtype}."
-        ) from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--model {source.name}: cannot load its weights: {reason}") from None
+    with _one_line_errors(source, f"the memory of {device} in {dtype}"), _quiet_transformers():
+        model, missing = _read_weights(source, dtype, spread)
+        if spread is None:
+            model.to(device)  # type: ignore[arg-type]
     # transformers would fill these with random numbers. BERT's pooler is not part of any block.
-    if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
+    if missing := sorted(key for key in missing if not key.startswith("pooler.")):
         raise UserError(
             f"--model {source.name}: its weights lack {len(missing)} tensors, {missing[0]} first."
         )
@@ -213,15 +226,63 @@ def load_base_model(
     return model
 
 
+def _read_weights(
+    source: ModelSource, dtype: torch.dtype, spread: Spread | None
+) -> tuple["PreTrainedModel", list[str]]:
+    """The model with its weights, and the names of those that it lacks."""
+    from transformers import AutoModel
+
+    arguments = {"dtype": dtype, **(spread.arguments() if spread else {})}
+    model: PreTrainedModel
+    if source.reinit_seed is None:
+        model, info = AutoModel.from_pretrained(
+            source.folder,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **arguments,
+        )
+        return model, list(info["missing_keys"])
+    fresh = _fresh(source, config_hashes(source)[CONFIG_FILE])
+    _fresh.cache_clear()
+    # As if they came from a file: the same parts stay in float32, and they may be spread.
+    model = type(fresh).from_pretrained(
+        None, config=fresh.config, state_dict=fresh.state_dict(), **arguments
+    )
+    return model, []
+
+
+@contextmanager
+def _one_line_errors(source: ModelSource, place: str = "the machine's memory") -> Iterator[None]:
+    """Failures of transformers, safetensors and torch as what the user can mend."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"--model {source.name} does not fit {place}. "
+            "Use a smaller one, --dtype bfloat16 or --device-map auto."
+        ) from None
+    except KeyError as error:
+        raise UserError(
+            f"--model {source.name}: its config asks for {error}, which transformers does not know."
+        ) from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--model {source.name}: cannot load its weights: {reason}") from None
+
+
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Silence the report that a causal model's head was not loaded, and the progress bar."""
+    """Silence reports: that a causal model's head was not loaded, that weights are offloaded."""
     from transformers.utils import logging as transformers_logging
 
-    level = transformers_logging.get_verbosity()
+    accelerate = logging.getLogger("accelerate")
+    levels = transformers_logging.get_verbosity(), accelerate.level
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    accelerate.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
+        transformers_logging.set_verbosity(levels[0])
+        accelerate.setLevel(levels[1])

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
+from sdlms.progress import LOGGER
 from sdlms.storage.activations import Rows
 
 if TYPE_CHECKING:
@@ -63,11 +64,13 @@ class Budget:
         max_tokens: budget of each task; whole documents until the next would exceed it.
         skip_first: this many positions at the start of each document get mask 0.
         seed: of the order of documents.
+        permute: whether each document's tokens are shuffled, a control: `permuted_ids`.
     """
 
     max_tokens: int
     skip_first: int
     seed: int
+    permute: bool = False
 
 
 def tokenize(
@@ -95,14 +98,29 @@ def tokenize(
         )
     ids = np.concatenate([np.array(item.ids, dtype=np.int32) for item in kept])
     offsets = np.concatenate([[0], np.cumsum([len(item.ids) for item in kept])]).astype(np.int64)
+    special = np.isin(ids, sorted(special_ids(tokenizer)))
+    document_ids = [item.text.id for item in kept]
+    if budget.permute:
+        ids = permuted_ids(ids, offsets, special, document_ids, budget.seed)
     rows = Rows(
         ids=ids,
-        mask=_mask(ids, offsets, special_ids(tokenizer), budget.skip_first),
+        mask=_mask(special, offsets, budget.skip_first),
         offsets=offsets,
-        document_ids=[item.text.id for item in kept],
+        document_ids=document_ids,
         document_tasks=[item.text.task for item in kept],
     )
     return Tokens(rows, {item.text.id: item.n_cut for item in kept if item.n_cut})
+
+
+def warn_of_truncation(tokens: Tokens) -> None:
+    """Log how much of the documents was cut off, if any was."""
+    if tokens.truncated:
+        rows = tokens.rows
+        LOGGER.warning(
+            f"{len(tokens.truncated)} of {rows.n_documents:,} documents are longer than the "
+            f"context: {sum(tokens.truncated.values()):,} tokens cut off, {rows.n_tokens:,} kept "
+            "(in a plain text file blank lines separate documents; one per line: use .jsonl)"
+        )
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
@@ -112,11 +130,46 @@ def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     return (set(tokenizer.all_special_ids) | marked) - unknown
 
 
+def permuted_ids(
+    ids: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    special: NDArray[np.bool_],
+    document_ids: Sequence[str],
+    seed: int,
+) -> NDArray[np.int32]:
+    """Each document's tokens in random order: the same tokens, but no text.
+
+    Special tokens stay where the model expects them. All others move, those of `--skip-first`
+    positions among them: what is skipped there is the position, and a head left in order would
+    still be text.
+
+    Args:
+        ids: `[token]`.
+        offsets: `[document + 1]`.
+        special: `[token]`, which are special tokens.
+        document_ids: with the seed, all that a document's new order depends on.
+        seed: any integer from 0.
+
+    Returns:
+        `[token]` ids; each document keeps its length and its multiset of tokens.
+    """
+    permuted = ids.copy()
+    for document_id, (first, last) in zip(document_ids, pairwise(offsets.tolist()), strict=True):
+        own = first + np.flatnonzero(~special[first:last])
+        permuted[own] = _generator(seed, document_id).permutation(ids[own])
+    return permuted
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    """Random numbers that depend on the seed and a name only."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+
+
 def _shuffled(texts: Sequence[Text], seed: int) -> list[Text]:
     """A task's documents in an order that depends on the seed and the task's name only."""
-    name = hashlib.sha256(texts[0].task.encode()).digest()
-    generator = np.random.default_rng([seed, int.from_bytes(name[:8], "big")])
-    return [texts[index] for index in generator.permutation(len(texts))]
+    order = _generator(seed, texts[0].task).permutation(len(texts))
+    return [texts[index] for index in order]
 
 
 def _within_budget(
@@ -155,13 +208,32 @@ def _encoded(
 
 
 def _mask(
-    ids: NDArray[np.int32], offsets: NDArray[np.int64], special: set[int], skip_first: int
+    special: NDArray[np.bool_], offsets: NDArray[np.int64], skip_first: int
 ) -> NDArray[np.uint8]:
     """1 for tokens that statistics read: neither special nor among the first of a document."""
-    mask = ~np.isin(ids, sorted(special))
+    mask = ~special
     for first, last in pairwise(offsets.tolist()):
         mask[first : min(first + skip_first, last)] = False
     return mask.astype(np.uint8)
+
+
+def check_readable(rows: Rows, n_readable: NDArray[np.int64]) -> None:
+    """Refuse a task of which statistics could read no token.
+
+    Args:
+        rows: tokens and documents.
+        n_readable: `[document]` mask-1 tokens of each.
+
+    Raises:
+        UserError: all tokens of a task are special or skipped.
+    """
+    for task in dict.fromkeys(rows.document_tasks):
+        own = [own == task for own in rows.document_tasks]
+        if not n_readable[own].any():
+            raise UserError(
+                f"task '{task}': every token is special or skipped. Lower --skip-first or give "
+                "longer documents."
+            )
 
 
 def documents_within(lengths: NDArray[np.int64], max_tokens: int, seed: int) -> list[int]:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy", "accelerate")
 
 
 def package_version() -> str:

@@ -12,14 +12,12 @@ from sdlms.command import ComputeConfig
 from sdlms.errors import UserError, did_you_mean
 from sdlms.models.architectures import SITES, n_layers
 from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of
-from sdlms.progress import LOGGER, readable_bytes
+from sdlms.progress import LOGGER
 from sdlms.runs.writing import RunWriter
-from sdlms.tasks import DEFAULT_MANIFEST, Task, load_tasks
+from sdlms.tasks import DEFAULT_MANIFEST, Task, check_field, load_tasks
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from sdlms.acts.capturing import Capturing
     from sdlms.acts.statistics import Rule
@@ -41,8 +39,8 @@ class Config(ComputeConfig):
     tasks: Annotated[
         tuple[str, ...], "A manifest (embedded name or path), or task names of the default one."
     ] = (DEFAULT_MANIFEST,)
-    texts: Annotated[Path | None, "A text or .jsonl file to read instead of tasks."] = None
-    field: Annotated[str, "Key of the text in a .jsonl file given by --texts."] = "text"
+    texts: Annotated[Path | None, "A text, .jsonl or .parquet file to read instead."] = None
+    field: Annotated[str, "Key of the text in a .jsonl or .parquet file."] = "text"
     layers: Annotated[tuple[str, ...], "Indices, percentages of the depth, or all."] = (
         DEFAULT_LAYERS
     )
@@ -55,6 +53,16 @@ class Config(ComputeConfig):
         "Stored type; auto is float16 for neurons, bfloat16 for residual-like sites.",
     ] = "auto"
     batch_tokens: Annotated[int, "Tokens in a batch, padding included; 0 chooses."] = 0
+    free_memory: Annotated[
+        str, "Left free on CUDA where batches are chosen: 8GB, 10%; auto is the less of these two."
+    ] = "auto"
+    device_map: Annotated[
+        Literal["none", "auto"], "auto spreads a large model over all devices (needs accelerate)."
+    ] = "none"
+    control: Annotated[
+        Literal["none", "reinit", "permute-tokens"],
+        "reinit: fresh weights; permute-tokens: each document's tokens shuffled.",
+    ] = "none"
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is read."""
@@ -65,14 +73,13 @@ class Config(ComputeConfig):
         for site in self.site:
             if site not in SITES:
                 raise UserError(f"--site: unknown site '{site}'.{did_you_mean(site, SITES)}")
-        for name, least in (("max_tokens", 1), ("skip_first", 0), ("batch_tokens", 0), ("seed", 0)):
+        for name, least in (("max_tokens", 1), ("skip_first", 0), ("batch_tokens", 0)):
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} must be >= {least}, got {getattr(self, name)}.")
         if self.texts is not None and self.tasks != (DEFAULT_MANIFEST,):
             raise UserError("--tasks and --texts exclude each other. Give one of them.")
-        if self.field != "text" and (self.texts is None or self.texts.suffix != ".jsonl"):
-            raise UserError(f"--field {self.field} is for --texts FILE.jsonl.")
+        check_field(self.texts, self.field)
 
 
 @dataclass(frozen=True)
@@ -112,9 +119,9 @@ def run(config: Config, out: RunWriter) -> None:
     out.check_disk(
         _predicted_bytes(config, plan), "Lower --max-tokens, name fewer --layers, or use --no-save."
     )
-    decided = out.start(_resolved(plan), _decisions(config, plan))
-    _announce(plan, decided, out)
-    capturing = _load(plan, decided, out)
+    decided = out.start(_resolved(config, plan), _decisions(config, plan))
+    _announce(config, plan, decided, out)
+    capturing = _load(config, plan, decided, out)
     if config.save:
         _save(plan, capturing, out)
     else:
@@ -126,40 +133,34 @@ def run(config: Config, out: RunWriter) -> None:
 def _plan(config: Config) -> Plan:
     """Check every setting and input; read and tokenise the documents."""
     from sdlms.acts.statistics import SAMPLE_TOKENS, rule_of
-    from sdlms.models.device import device_of, dtype_of
+    from sdlms.models.device import check_free_memory_on, device_of, dtype_of
     from sdlms.models.inputs import header_of, read_inputs, read_model
-    from sdlms.models.tokens import Budget, Text, documents_within
+    from sdlms.models.spreading import check_device_map
+    from sdlms.models.tokens import Budget, Text, check_readable, documents_within
     from sdlms.storage.counts import masked_lengths
 
     device = device_of(config.device)
     dtype_of(config.dtype, device)
-    source, model_config = read_model(config.model, config.revision)
+    check_free_memory_on(device, config.free_memory)
+    check_device_map(config.device_map, config.device)
+    reinit_seed = config.seed if config.control == "reinit" else None
+    source, model_config = read_model(config.model, config.revision, reinit_seed)
     layers = layers_of(config.layers, n_layers(model_config))
     header = header_of(source, model_config, config.site, layers, config.store_dtype)
     tasks = load_tasks(config.tasks, config.texts, config.field)
     texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
-    budget = Budget(config.max_tokens, config.skip_first, config.seed)
+    permute = config.control == "permute-tokens"
+    budget = Budget(config.max_tokens, config.skip_first, config.seed, permute)
     inputs = read_inputs(source, model_config, texts, budget)
     rules = {
         key: rule_of(key[0], header.activation_function, gated=header.gated) for key in header.units
     }
     readable = masked_lengths(inputs.tokens.rows)
-    _check_readable(inputs.tokens.rows, readable)
+    check_readable(inputs.tokens.rows, readable)
     sample = documents_within(readable, SAMPLE_TOKENS, config.seed)
     if all(rule.fixed_threshold for rule in rules.values()):
         sample = []
     return Plan(inputs, device, header, rules, sample, tasks)
-
-
-def _check_readable(rows: "Rows", n_readable: "NDArray[np.int64]") -> None:
-    """Refuse a task of which statistics could read no token."""
-    for task in dict.fromkeys(rows.document_tasks):
-        own = [own == task for own in rows.document_tasks]
-        if not n_readable[own].any():
-            raise UserError(
-                f"task '{task}': every token is special or skipped. Lower --skip-first or give "
-                "longer documents."
-            )
 
 
 def _predicted_bytes(config: Config, plan: Plan) -> int:
@@ -171,73 +172,81 @@ def _predicted_bytes(config: Config, plan: Plan) -> int:
     return counts + predicted_bytes(plan.header, plan.rows.n_tokens if config.save else sampled)
 
 
-def _resolved(plan: Plan) -> dict[str, Any]:
+def _resolved(config: Config, plan: Plan) -> dict[str, Any]:
     """What the inputs turned out to be, with their hashes."""
     captured = plan.rows.document_tasks
     data = [{**task.record(), "n_captured": captured.count(task.name)} for task in plan.tasks]
-    return {"model": plan.inputs.model_record(), "data": data}
+    return {"model": plan.inputs.model_record(), "data": data, "control": config.control}
 
 
 def _decisions(config: Config, plan: Plan) -> dict[str, Any]:
     """What `auto` means on this machine, decided by capability."""
     from sdlms.models.batching import DEFAULT_BUDGET
-    from sdlms.models.device import decisions
+    from sdlms.models.device import decisions, dtype_of
+    from sdlms.models.spreading import decided_modules
 
+    dtype = dtype_of(config.dtype, plan.device)
     return {
         **decisions(plan.device, config.dtype, config.threads),
+        "device_map": decided_modules(
+            config.device_map, plan.inputs.config, dtype, config.free_memory
+        ),
         "batch_tokens": config.batch_tokens or DEFAULT_BUDGET[plan.device.type],
         "layers": plan.header.layers,
         "store_dtype": plan.header.store_dtype,
     }
 
 
-def _announce(plan: Plan, decided: dict[str, Any], out: RunWriter) -> None:
+def _announce(config: Config, plan: Plan, decided: dict[str, Any], out: RunWriter) -> None:
     """Log what will happen, and what was left out of the documents."""
-    from sdlms.models.device import memory_of
+    from sdlms.models.device import announcement
+    from sdlms.models.tokens import warn_of_truncation
 
-    total, free = (readable_bytes(size) for size in memory_of(plan.device))
     LOGGER.info(
         f"{plan.header.model}: {', '.join(plan.header.sites)} at layers "
         f"{', '.join(str(layer) for layer in plan.header.layers)}; "
         f"{plan.rows.n_tokens:,} tokens in {plan.rows.n_documents:,} documents"
     )
-    LOGGER.info(
-        f"device {plan.device} ({decided['device_name']}), memory {total}, free {free}; "
-        f"{decided['dtype']}, {decided['threads']} threads, "
-        f"batches of {decided['batch_tokens']} tokens"
-    )
+    if config.control != "none":
+        LOGGER.info(f"a control, not the model itself: {config.control}, seed {config.seed}")
+    LOGGER.info(announcement(plan.device, decided))
     for task in plan.tasks:
         if task.n_duplicates:
             LOGGER.warning(f"{task.name}: {task.n_duplicates} duplicate documents dropped")
-    if truncated := plan.inputs.tokens.truncated:
-        LOGGER.warning(
-            f"{len(truncated)} of {plan.rows.n_documents:,} documents are longer than the context: "
-            f"{sum(truncated.values()):,} tokens cut off, {plan.rows.n_tokens:,} kept "
-            "(in a plain text file blank lines separate documents; one per line: use .jsonl)"
-        )
-        if not out.resumed:
-            out.event("document_truncated", count=len(truncated), tokens_cut=truncated)
+        if task.n_blank:
+            LOGGER.warning(f"{task.name}: {task.n_blank} blank rows dropped")
+    warn_of_truncation(plan.inputs.tokens)
+    if (truncated := plan.inputs.tokens.truncated) and not out.resumed:
+        out.event("document_truncated", count=len(truncated), tokens_cut=truncated)
     n_sampled = int(plan.rows.lengths[plan.sample].sum())
     if plan.sample and n_sampled < FEWEST_SAMPLED:
         LOGGER.warning(f"thresholds rest on {n_sampled} tokens only: firing rates mean little")
 
 
-def _load(plan: Plan, decided: dict[str, Any], out: RunWriter) -> "Capturing":
-    """Load the model, to work as was decided."""
+def _load(config: Config, plan: Plan, decided: dict[str, Any], out: RunWriter) -> "Capturing":
+    """Load the model, to work as was decided and as an interrupted try found the memory to be."""
     from sdlms.acts.capturing import Capturing
     from sdlms.models.device import DTYPES, set_threads
     from sdlms.models.loading import load_base_model
+    from sdlms.models.spreading import Spread
 
     set_threads(decided["threads"])
-    halved = out.events("batch_halved")
-    return Capturing(
-        model=load_base_model(plan.inputs.source, DTYPES[decided["dtype"]], plan.device),
+    modules = decided["device_map"]
+    spread = Spread(modules, out.scratch / "offload") if modules else None
+    capturing = Capturing(
+        model=load_base_model(plan.inputs.source, DTYPES[decided["dtype"]], plan.device, spread),
         header=plan.header,
         threads=decided["threads"],
-        budget=halved[-1]["batch_tokens"] if halved else decided["batch_tokens"],
+        budget=decided["batch_tokens"],
         scratch=out.scratch,
         on_halved=lambda budget: out.event("batch_halved", batch_tokens=budget),
     )
+    if earlier := [*out.events("budget_calibrated"), *out.events("batch_halved")]:
+        capturing.budget = earlier[-1]["batch_tokens"]
+    elif plan.device.type == "cuda" and not config.batch_tokens:
+        capturing.calibrate(plan.rows, config.free_memory)
+        out.event("budget_calibrated", batch_tokens=capturing.budget)
+    return capturing
 
 
 def _save(plan: Plan, capturing: "Capturing", out: RunWriter) -> None:

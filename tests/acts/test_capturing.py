@@ -10,6 +10,11 @@ from transformers import AutoModel, PreTrainedModel
 from sdlms.acts.capturing import Capturing
 from sdlms.acts.statistics import estimate_thresholds, rule_of
 from sdlms.errors import UserError
+from sdlms.models.calibration import DeviceMemory
+from sdlms.models.device import read_cuda_memory
+from sdlms.models.loading import ModelSource, load_base_model
+from sdlms.models.recording import Recording
+from sdlms.models.spreading import Spread, is_spread
 from sdlms.storage.activations import ActivationsReader, Header, Rows
 from sdlms.storage.counts import create_counts, read_counts
 from sdlms.storage.flat import FlatWriter
@@ -119,3 +124,70 @@ def test_an_overflow_names_site_layer_and_document(
     finally:
         with torch.no_grad():
             projection.weight /= 1e6
+
+
+def test_the_budget_is_measured_with_the_longest_documents(
+    model: PreTrainedModel, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a device on which a token takes a megabyte and others hold a gigabyte."""
+    run, sizes = Recording.run, [0]
+
+    def seen(self: Recording, ids: torch.Tensor, mask: torch.Tensor | None = None) -> object:
+        sizes.append(ids.numel())
+        assert ids.shape[1] == max(LENGTHS)
+        return run(self, ids, mask)
+
+    def read(one: PreTrainedModel) -> list[DeviceMemory]:
+        assert one is model
+        held = 10**9
+        return [DeviceMemory(10**10, 10**10 - held, held, held + 10**6 * sizes[-1])]
+
+    monkeypatch.setattr(Recording, "run", seen)
+    capture = capturing(model, tmp_path, budget=16384)
+    capture.calibrate(rows, "4GB", read)
+    assert capture.budget == 4096  # 5000 tokens would fit
+    capture.calibrate(rows, "8.9GB", read)
+    assert capture.budget == 64
+    capture.calibrate(rows, "1GB", read)
+    assert capture.budget == 64  # never raised
+    capture.calibrate(rows, "9.9GB", lambda _: [])  # nothing but the CPU
+    assert capture.budget == 64
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_a_spread_model_gives_the_same_bytes(
+    tiny_model: Path, rows: Rows, tmp_path: Path, place: str
+) -> None:
+    source, cpu = ModelSource("tiny", tiny_model), torch.device("cpu")
+    whole = load_base_model(source, torch.float32, cpu)
+    modules = {name: place for name, _ in whole.named_children()} | {"embed_in": "cpu"}
+    spread = load_base_model(source, torch.float32, cpu, Spread(modules, tmp_path / "offload"))
+    assert is_spread(spread) == (place == "disk")
+    for name, model in (("whole", whole), ("spread", spread)):
+        (tmp_path / name).mkdir()
+        capturing(model, tmp_path / name).save(tmp_path / name / "a.h5", rows, "capture")
+    found = [(tmp_path / name / "a.h5").read_bytes() for name in ("whole", "spread")]
+    assert found[0] == found[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_measured_budget_leaves_the_memory_free(tiny_model: Path, tmp_path: Path) -> None:
+    device = torch.device("cuda", 0)
+    model = load_base_model(ModelSource("tiny", tiny_model), torch.float32, device)
+    documents = 4000
+    rows = Rows(
+        ids=np.ones(96 * documents, dtype=np.int32),
+        mask=np.ones(96 * documents, dtype=np.uint8),
+        offsets=np.arange(0, 96 * documents + 1, 96),
+        document_ids=[f"{number:016x}" for number in range(documents)],
+        document_tasks=["t"] * documents,
+    )
+    free = read_cuda_memory(device).free_bytes
+    room = 200 * 2**20
+    capture = capturing(model, tmp_path, budget=10**9)
+    capture.calibrate(rows, f"{(free - room) / 10**6:.6f}MB")
+    assert 1 < capture.budget < 10**9
+    before = read_cuda_memory(device)
+    capture.save(tmp_path / "a.h5", rows, "capture")
+    assert read_cuda_memory(device).peak_bytes - before.held_bytes <= room

@@ -5,7 +5,16 @@ import torch
 
 from sdlms.errors import UserError
 from sdlms.models import device as device_module
-from sdlms.models.device import decisions, device_of, dtype_of, memory_of, set_threads
+from sdlms.models.device import (
+    announcement,
+    check_free_memory_on,
+    decisions,
+    device_of,
+    dtype_of,
+    memory_of,
+    read_cuda_memory,
+    set_threads,
+)
 
 CPU = torch.device("cpu")
 
@@ -58,3 +67,34 @@ def test_decisions_are_what_meta_records() -> None:
     assert found["device"] == "cpu"
     assert found["dtype"] == "float32"
     assert found["threads"] == 1
+
+
+def test_the_announcement_says_where_and_how() -> None:
+    line = announcement(CPU, {**decisions(CPU, "float32", 1), "batch_tokens": 77})
+    assert line.startswith("device cpu (")
+    assert line.endswith("; float32, 1 threads, batches of 77 tokens")
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_free_memory_is_for_cuda(device: str) -> None:
+    check_free_memory_on(torch.device(device), "auto")
+    with pytest.raises(UserError, match=f"--free-memory 8GB is for CUDA devices, .* on {device}"):
+        check_free_memory_on(torch.device(device), "8GB")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_tells_what_tensors_hold() -> None:
+    device = torch.device("cuda", 0)
+    with pytest.raises(UserError, match="in all"):
+        check_free_memory_on(device, "9999GB")
+    read_cuda_memory(device)
+    before = read_cuda_memory(device)
+    kept = torch.empty(10**8, dtype=torch.uint8, device=device)
+    for _ in range(2):
+        torch.empty(10**8, dtype=torch.uint8, device=device)
+    after = read_cuda_memory(device)
+    assert after.held_bytes - before.held_bytes == pytest.approx(kept.nbytes, rel=0.05)
+    assert after.peak_bytes - before.held_bytes == pytest.approx(2 * kept.nbytes, rel=0.05)
+    assert read_cuda_memory(device).peak_bytes == after.held_bytes
+    assert after.free_bytes < before.free_bytes < after.total_bytes

@@ -8,6 +8,8 @@ from sdlms.errors import UserError
 from sdlms.models.inputs import header_of, read_inputs, read_model
 from sdlms.models.tokens import Budget, Text
 from sdlms.storage.files import sha256_of
+from tests.conftest import TOKENIZER
+from tests.models.tiny_models import CASES, config_of
 
 TEXTS = [[Text("a", "t", "a plain sentence"), Text("b", "t", "and another one")]]
 BUDGET = Budget(max_tokens=100, skip_first=0, seed=0)
@@ -22,6 +24,32 @@ def test_a_model_and_its_tokens(tiny_model: Path) -> None:
     assert record["weights"] == {"model.safetensors": sha256_of(tiny_model / "model.safetensors")}
     assert set(record["tokenizer"]) == {"tokenizer.json", "tokenizer_config.json"}
     assert sorted(inputs.tokens.rows.document_ids) == ["a", "b"]
+
+
+def test_a_model_with_fresh_weights_says_so(tiny_model: Path) -> None:
+    plain, fresh = (
+        read_inputs(*read_model(str(tiny_model), None, seed), TEXTS, BUDGET).model_record()
+        for seed in (None, 3)
+    )
+    assert (plain["reinit_seed"], fresh["reinit_seed"]) == (None, 3)
+    assert plain["weights"] != fresh["weights"]
+    assert plain["tokenizer"] == fresh["tokenizer"]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "-" not in name])
+def test_every_familys_context_and_vocabulary_are_found(name: str, tmp_path: Path) -> None:
+    """Some call them otherwise, some keep them in a part of their config."""
+    config = config_of(name, {"vocab_size": 3072, "max_position_embeddings": 40})
+    config.save_pretrained(tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TOKENIZER / file, tmp_path / file)
+    long = [[Text("a", "t", "a plain sentence " * 50)]]
+    tokens = read_inputs(*read_model(str(tmp_path), None), long, BUDGET).tokens
+    assert tokens.rows.n_tokens == 40
+    assert tokens.truncated.keys() == {"a"}
+    config_of(name, {"vocab_size": 60}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="the model knows 60 tokens"):
+        read_inputs(*read_model(str(tmp_path), None), TEXTS, BUDGET)
 
 
 def changed(model: Path, folder: Path, **settings: object) -> str:

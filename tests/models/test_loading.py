@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdlms.errors import UserError
+from sdlms.models.fresh import fresh_model
 from sdlms.models.loading import (
     ModelSource,
-    embedded_models,
     find_model,
     load_base_model,
     load_config,
@@ -48,18 +49,10 @@ def hub_cache(model: Path, home: Path) -> None:
 
 
 def test_embedded_models_come_first() -> None:
-    assert "sdlms-medium" in embedded_models()
     source = find_model("sdlms-medium", None)
     assert load_config(source).model_type == "gpt_neox"
     assert weight_hashes(source).keys() == {"model.safetensors"}
     assert load_tokenizer(source).is_fast
-
-
-def test_the_embedded_card_names_the_shipped_files() -> None:
-    folder = find_model("sdlms-medium", None).folder
-    card = json.loads((folder / "card.json").read_text())
-    for name, digest in card["sha256"].items():
-        assert sha256_of(folder / name) == digest
 
 
 def test_a_folder_is_a_model(tiny_model: Path) -> None:
@@ -173,3 +166,47 @@ def test_a_missing_tokenizer_is_one_clear_line(tiny_model: Path, tmp_path: Path)
         (source.folder / name).unlink()
     with pytest.raises(UserError, match="tokenizer"):
         load_tokenizer(source)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fresh_weights_need_no_weights_file(
+    tiny_model: Path, tmp_path: Path, dtype: torch.dtype, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained = load_base_model(find_model(str(tiny_model), None), dtype, CPU)
+    folder = copied(tiny_model, tmp_path / "m").folder
+    (folder / "model.safetensors").unlink()
+    source = ModelSource("m", folder, reinit_seed=3)
+    hashes = weight_hashes(source)
+    model = load_base_model(source, dtype, CPU)
+    assert hashes == weight_hashes(source)
+    assert hashes.keys() == {"state"}
+    expected = fresh_model(load_config(source), 3)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor.to(dtype))
+    # Loaded as the trained one is: what stays in float32 does so here too.
+    kinds = [
+        {name: (x.dtype, x.shape) for name, x in [*m.named_parameters(), *m.named_buffers()]}
+        for m in (trained, model)
+    ]
+    assert kinds[0] == kinds[1]
+    assert model.config._attn_implementation == trained.config._attn_implementation
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_fresh_weights_follow_config_and_seed(tiny_model: Path, tmp_path: Path) -> None:
+    source = replace(copied(tiny_model, tmp_path / "m"), reinit_seed=3)
+    found = {weight_hashes(source)["state"], weight_hashes(replace(source, reinit_seed=4))["state"]}
+    config = json.loads((source.folder / "config.json").read_text())
+    (source.folder / "config.json").write_text(json.dumps({**config, "initializer_range": 0.1}))
+    found.add(weight_hashes(source)["state"])
+    assert len(found) == 3
+
+
+def test_a_model_that_cannot_be_made_is_one_clear_line(tiny_model: Path, tmp_path: Path) -> None:
+    source = replace(copied(tiny_model, tmp_path / "m"), reinit_seed=3)
+    config = json.loads((source.folder / "config.json").read_text())
+    (source.folder / "config.json").write_text(json.dumps({**config, "hidden_act": "no_such"}))
+    with pytest.raises(UserError, match="its config asks for 'no_such', which transformers"):
+        weight_hashes(source)

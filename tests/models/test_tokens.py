@@ -1,3 +1,4 @@
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ from transformers import AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sdlms.errors import UserError
-from sdlms.models.tokens import Budget, Text, documents_within, tokenize
+from sdlms.models.tokens import (
+    Budget,
+    Text,
+    check_readable,
+    documents_within,
+    permuted_ids,
+    tokenize,
+)
 
 TOKENIZER = Path(__file__).parents[2] / "sdlms/assets/models/sdlms-medium"
 CONTEXT = 96
@@ -107,3 +115,69 @@ def test_a_sample_is_whole_documents_within_its_limit(lengths: list[int], limit:
     assert sample == documents_within(array, limit, seed=3)
     if array.sum() <= limit:
         assert sample == list(range(len(lengths)))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=30), min_size=1, max_size=8),
+    st.integers(0, 2**64 - 1),
+)
+def test_permuting_keeps_tokens_documents_and_special_tokens(
+    documents: list[list[int]], seed: int
+) -> None:
+    ids = np.array(list(chain.from_iterable(documents)), dtype=np.int32)
+    offsets = np.cumsum([0, *map(len, documents)])
+    names = [f"{number:016x}" for number in range(len(documents))]
+    special = ids <= 2
+    found = permuted_ids(ids, offsets, special, names, seed)
+    assert found.dtype == np.int32
+    assert np.array_equal(found[special], ids[special])
+    for number, (first, last) in enumerate(pairwise(offsets)):
+        assert sorted(found[first:last]) == sorted(ids[first:last])
+        alone = permuted_ids(
+            ids[first:last],
+            np.array([0, last - first]),
+            special[first:last],
+            names[number : number + 1],
+            seed,
+        )
+        assert np.array_equal(found[first:last], alone)  # whichever documents stand beside it
+
+
+def test_every_order_is_as_likely_as_another() -> None:
+    """Three tokens have six orders; over 3000 documents each comes about 500 times."""
+    ids = np.tile(np.arange(3, dtype=np.int32), 3000)
+    offsets = np.arange(0, 9001, 3)
+    names = [str(number) for number in range(3000)]
+    found = permuted_ids(ids, offsets, np.zeros(9000, dtype=bool), names, 0).reshape(-1, 3)
+    _, counts = np.unique(found, axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert ((counts - 500) ** 2 / 500).sum() < 20.5  # chi squared, 5 degrees of freedom, p = 0.001
+
+
+@pytest.mark.parametrize("skip_first", [0, 5])
+def test_the_control_differs_in_order_only(tokenizer: Tokenizer, skip_first: int) -> None:
+    def rows(permute: bool, seed: int = 0):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        wanted = Budget(10_000, skip_first, seed, permute)
+        return tokenize(tokenizer, [texts("a", 20)], 40, wanted)
+
+    plain, control = rows(False), rows(True)
+    assert control.truncated == plain.truncated != {}
+    assert control.rows.document_ids == plain.rows.document_ids
+    assert np.array_equal(control.rows.offsets, plain.rows.offsets)
+    assert np.array_equal(control.rows.mask, plain.rows.mask)
+    pieces = np.split(np.arange(plain.rows.n_tokens), plain.rows.offsets[1:-1])
+    for piece in pieces:  # cut before it is shuffled: the very same tokens
+        assert sorted(control.rows.ids[piece]) == sorted(plain.rows.ids[piece])
+        assert not np.array_equal(control.rows.ids[piece], plain.rows.ids[piece])
+    heads = [piece[:5] for piece in pieces]  # skipped by statistics, but shuffled as well
+    assert any((control.rows.ids[head] != plain.rows.ids[head]).any() for head in heads)
+    assert np.array_equal(control.rows.ids, rows(True).rows.ids)
+    assert not np.array_equal(rows(True, seed=1).rows.ids, control.rows.ids)
+
+
+def test_a_task_without_a_readable_token_is_refused(tokenizer: Tokenizer) -> None:
+    rows = tokenize(tokenizer, [texts("a", 3), texts("b", 2)], CONTEXT, budget()).rows
+    lengths = rows.lengths
+    check_readable(rows, lengths)
+    with pytest.raises(UserError, match="task 'b': every token is special or skipped"):
+        check_readable(rows, np.where(np.array(rows.document_tasks) == "b", 0, lengths))

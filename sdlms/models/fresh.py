@@ -1,0 +1,40 @@
+"""A model with fresh weights: what its family makes of a config before any training."""
+
+import copy
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def fresh_model(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
+    """The base model of a config with the family's own initialisation, in float32 on the CPU.
+
+    The weights depend on config, seed, torch and transformers only: neither on the device and type
+    that the model will compute in, nor on the random state of this process, which stays as it is.
+    The last bits may also depend on the processor: torch draws normal numbers with its vectors.
+
+    Args:
+        config: as the trained model has it; it is not changed.
+        seed: from 0, below 2**64.
+    """
+    from transformers import AutoModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            copy.deepcopy(config), dtype=torch.float32
+        )
+    return model
+
+
+def state_hash(model: "PreTrainedModel") -> str:
+    """sha256 over name, type, shape and bytes of each tensor that the model would save, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""The model as `meta.jsonl` records it (`start.resolved.model`), and the same model from a record.
+
+A later stage reads a finished run and may need its model again: the very same weights, or one line
+that says why not.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdlms.errors import UserError
+from sdlms.models.architectures import n_layers
+from sdlms.models.loading import (
+    ModelSource,
+    config_hashes,
+    find_hub_model,
+    find_model,
+    load_base_model,
+    tokenizer_hashes,
+    weight_hashes,
+)
+from sdlms.models.spreading import Spread
+from sdlms.storage.cards import embedded_models
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def model_record(source: ModelSource, config: "PreTrainedConfig") -> dict[str, Any]:
+    """What is recorded of a model, with hashes; fetches a hub model's weights, or makes fresh ones.
+
+    Raises:
+        UserError: there are no weights.
+    """
+    on_disk = source.commit is None and source.name not in embedded_models()
+    return {
+        "name": source.name,
+        "folder": str(source.folder.resolve()) if on_disk else None,
+        "revision": source.revision,
+        "commit": source.commit,
+        "reinit_seed": source.reinit_seed,
+        "model_type": config.model_type,
+        "n_layers": n_layers(config),
+        "config": config_hashes(source),
+        "weights": weight_hashes(source),
+        "tokenizer": tokenizer_hashes(source),
+    }
+
+
+def source_of(record: dict[str, Any]) -> ModelSource:
+    """Find a recorded model again: the embedded one, its folder, or its commit on the hub.
+
+    Its config is compared with the record; its weights are neither fetched nor read.
+
+    Raises:
+        UserError: it is gone, or its config has changed.
+    """
+    name, folder = record["name"], record.get("folder")
+    if record["commit"] is not None:
+        found = find_hub_model(name, record["commit"])
+    elif folder is not None and not Path(folder).is_dir():
+        raise UserError(f"model {name}: its folder {folder} is gone. Restore it, or capture anew.")
+    else:
+        found = find_model(folder or name, None)
+    source = ModelSource(
+        name, found.folder, record["revision"], record["commit"], record.get("reinit_seed")
+    )
+    _compare(source, config_hashes(source), record["config"])
+    return source
+
+
+def load_recorded_model(
+    record: dict[str, Any], dtype: torch.dtype, device: torch.device, spread: Spread | None = None
+) -> "PreTrainedModel":
+    """The base model of a finished run, with the weights that the run had, fresh ones too.
+
+    Args:
+        record: `start.resolved.model` of the run's `meta.jsonl`.
+        dtype: of the weights; it need not be the run's.
+        device: where they go, unless they are spread.
+        spread: how they are spread over several devices.
+
+    Raises:
+        UserError: as `source_of`; or its weights are others than the run's.
+    """
+    source = source_of(record)
+    _compare(source, weight_hashes(source), record["weights"])
+    return load_base_model(source, dtype, device, spread)
+
+
+def _compare(source: ModelSource, found: dict[str, str], recorded: dict[str, str]) -> None:
+    """Refuse what is not what was recorded."""
+    if found == recorded:
+        return
+    if "state" in recorded:
+        raise UserError(
+            f"model {source.name}: seed {source.reinit_seed} gives other fresh weights here than "
+            f"in the run. Use the run's versions of torch (here {torch.__version__}) and "
+            "transformers and a like processor, or capture anew."
+        )
+    names = sorted({name for name, _ in found.items() ^ recorded.items()})
+    raise UserError(
+        f"model {source.name}: {', '.join(names)} in {source.folder} changed since the run "
+        "(sha256 differs). Restore it, or capture anew."
+    )
