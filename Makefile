@@ -2,7 +2,7 @@
 # make test    lint, types, tests (what CI runs)
 # make quick   the same without the slow tests
 # make bench   benchmarks against a bare forward, TransformerLens and sae-lens
-# make figures the README's picture, from the newest capture run
+# make figures the README's picture, from captures of the three embedded sizes
 
 PYTHON ?= python3
 TORCH_ARGS ?=
@@ -54,4 +54,5 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	touch $@
 
 clean:
+	if [ -d build ]; then chmod -R u+w build; fi  # runs under it are read-only
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

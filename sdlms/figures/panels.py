@@ -1,0 +1,131 @@
+"""What figures of tasks share: a task's colour and marker, points beside each other, quiet axes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sdlms.errors import UserError
+from sdlms.storage.tables import read_table
+
+CONFIDENCE_95 = 1.96
+# Okabe and Ito (2008): told apart with every kind of colour vision, on screen and in print.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+# Told apart without colour, with sizes that look alike; one more than there are colours, so that
+# pairs repeat late.
+MARKERS = (
+    *(("o", 5.2), ("s", 4.8), ("^", 5.8), ("D", 4.6)),
+    *(("v", 5.8), ("P", 6.4), ("X", 6.2), ("*", 8.0)),
+)
+NOTE = "lines are 95 % intervals over documents, hidden where they are shorter than the point"
+Row = dict[str, str]
+LegendPlace = Literal["outside right center", "outside lower center"]
+
+
+@dataclass(frozen=True)
+class TaskStyle:
+    """How the points of one task look in every panel.
+
+    Attributes:
+        size: of the marker, in points.
+        shift: how far aside they stand, in units of the x axis.
+    """
+
+    task: str
+    colour: str
+    marker: str
+    size: float
+    shift: float
+
+
+def site_rows(sparsity_csv: Path, site: str) -> list[Row]:
+    """One site's rows of a capture run's table.
+
+    Raises:
+        UserError: the site was not captured.
+    """
+    rows = read_table(sparsity_csv)
+    own = [row for row in rows if row["site"] == site]
+    if not own:
+        sites = ", ".join(dict.fromkeys(row["site"] for row in rows))
+        raise UserError(f"{sparsity_csv}: '{site}' was not captured; this run holds {sites}.")
+    return own
+
+
+def task_styles(rows: Sequence[Row], width: float) -> list[TaskStyle]:
+    """A style for each task, in the order of the table; together their points take `width`."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    return [
+        TaskStyle(
+            task,
+            COLOURS[index % len(COLOURS)],
+            *MARKERS[index % len(MARKERS)],
+            width * ((index + 0.5) / len(tasks) - 0.5),
+        )
+        for index, task in enumerate(tasks)
+    ]
+
+
+def numbers(rows: Sequence[Row], column: str) -> NDArray[np.float64]:
+    """`[row]` one column."""
+    return np.array([float(row[column]) for row in rows])
+
+
+def draw_task(
+    panel: Axes,
+    style: TaskStyle,
+    places: NDArray[np.float64],
+    values: NDArray[np.float64],
+    errors: NDArray[np.float64],
+) -> None:
+    """One task's points.
+
+    Args:
+        panel: where to draw.
+        style: of the task.
+        places: `[point]` on the x axis, before the style's shift.
+        values: `[point]`.
+        errors: `[point]` standard errors, drawn as 95 % intervals; NaN draws none.
+    """
+    panel.errorbar(
+        places + style.shift,
+        values,
+        yerr=CONFIDENCE_95 * errors,
+        fmt=style.marker,
+        color=style.colour,
+        markersize=style.size,
+        markeredgecolor="white",  # neighbours that touch stay apart
+        markeredgewidth=0.5,
+        elinewidth=1.2,
+        label=style.task,
+    )
+
+
+def quieten(panel: Axes) -> None:
+    """Light lines across, no frame, and the y axis from zero; fixes its limits, so draw before."""
+    panel.margins(y=0.1)
+    panel.set_ylim(bottom=0)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", linewidth=0.4, alpha=0.5)
+    panel.set_axisbelow(True)
+
+
+def add_frame(figure: Figure, title: str, place: LegendPlace, n_columns: int) -> None:
+    """What surrounds the panels: title, what the lines mean, and the legend of the tasks.
+
+    Args:
+        figure: with all its panels drawn.
+        title: above them.
+        place: of the legend.
+        n_columns: of the legend.
+    """
+    figure.suptitle(f"{title}\n{NOTE}", fontsize=10)
+    drawn = figure.axes[0].containers
+    points = [task[0] for task in drawn]  # without intervals, which say nothing there
+    labels = [str(task.get_label()) for task in drawn]
+    figure.legend(points, labels, loc=place, ncols=n_columns, frameon=False)

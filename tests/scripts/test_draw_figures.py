@@ -1,0 +1,40 @@
+"""`make figures`: what it captures, what it reuses, and what it says when models are missing."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdlms.runs.reading import list_runs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import draw_figures
+
+
+def test_missing_models_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(draw_figures, "MODELS", ("sdlms-medium", "sdlms-tiny", "sdlms-huge"))
+    monkeypatch.setattr(draw_figures, "RUNS", tmp_path / "runs")
+    with pytest.raises(SystemExit, match="the package has no sdlms-tiny, no sdlms-huge"):
+        draw_figures.main()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_model_is_captured_once_until_it_changes(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    target = tmp_path / "figures" / "sizes.png"
+    draw_figures.draw((str(model),), tmp_path / "runs", target)
+    assert target.stat().st_size > 5000
+    (run,) = list_runs(tmp_path / "runs")
+    assert run.start["decided"]["layers"] == [0, 1, 2, 3]
+    assert run.start["decided"]["dtype"] == "float32"
+    assert not (run.path / "activations.h5").exists()
+    assert draw_figures.captured(str(model), tmp_path / "runs").path == run.path
+    config = model / "config.json"
+    config.write_text(config.read_text() + "\n")
+    again = draw_figures.captured(str(model), tmp_path / "runs")
+    assert [found.path for found in list_runs(tmp_path / "runs")] == [again.path]
+    assert again.path != run.path
