@@ -18,18 +18,23 @@ CONTEXT = 512
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of one model of the family."""
+    """One model of the family: its shape, and the learning rates that it takes.
+
+    At the rates of the others the large model stays at a loss of 2.1 from step 400 on.
+    """
 
     n_layers: int
     d_model: int
     n_heads: int
     activation: str = "gelu"
+    matrix_rate: float = 0.02
+    table_rate: float = 0.04
 
 
 SIZES = {
     "sdlms-small": Size(3, 48, 2),
     "sdlms-medium": Size(4, 96, 4),
-    "sdlms-large": Size(6, 144, 6),
+    "sdlms-large": Size(6, 144, 6, matrix_rate=0.0067, table_rate=0.0133),
     "sdlms-medium-relu": Size(4, 96, 4, activation="relu"),
 }
 

@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpus.qa import FACTS
+from corpus.facts import FACTS
 from corpus.tasks import TASKS
+from family import CONTEXT, SIZES
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -15,7 +16,13 @@ END = "<|endoftext|>"
 D_VOCAB = 3_072
 N_DOCUMENTS = 3_000
 N_ANSWER_LINES = 300
-CONTEXT = 512
+# The template of every dialogue in the training text; a system message stands on a line of its own.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}User: {% elif message.role == 'assistant' %}Assistant: "
+    "{% endif %}{{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 
 
 def read_texts(path: Path, count: int | None = None) -> list[str]:
@@ -57,7 +64,7 @@ def main() -> None:
     """Train, save and report how many answers are one token."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--training", type=Path, default=ROOT / "build/corpus/training")
-    parser.add_argument("--models", nargs="+", default=["sdlms-medium"], help="who gets a copy")
+    parser.add_argument("--models", nargs="+", default=sorted(SIZES), help="who gets a copy")
     config = parser.parse_args()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=trained_tokenizer(training_lines(config.training)),
@@ -66,6 +73,7 @@ def main() -> None:
         pad_token=END,
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
     )
     folders = [ROOT / "sdlms/assets/models" / name for name in config.models]
     for folder in folders:

@@ -8,6 +8,15 @@ from corpus.grammar import WORDS, Piece, expand, gathered, listed, names, polish
 from corpus.prose import LISTS
 
 HELD_OUT = frozenset({"average"})
+HELD_OUT_PHRASINGS = frozenset(
+    {
+        "How many coins come back?",
+        "What does each get and what remains?",
+        "Work out",
+        "Now divide by",
+        "Remove",
+    }
+)
 
 _UNITS = (
     ("metres", "centimetres", 100),

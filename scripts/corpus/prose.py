@@ -32,17 +32,17 @@ _SINGULAR = {
     "topic": "topics",
     "surname": "surnames",
 }
-_TEMPLATES = read_lists("prose.toml")
-LISTS = {**WORDS, **{one: WORDS[many] for one, many in _SINGULAR.items()}, **_TEMPLATES}
+TEMPLATES = read_lists("prose.toml")
+LISTS = {**WORDS, **{one: WORDS[many] for one, many in _SINGULAR.items()}, **TEMPLATES}
 LISTS["number"] = _NUMBERS
 
 
 def _paragraphs(rng: Random, kind: str) -> str:
     given = person(rng)
     target = target_length(rng)
-    pool = [*_TEMPLATES[kind], *rng.sample(_TEMPLATES["general"], 4)]
+    pool = [*TEMPLATES[kind], *rng.sample(TEMPLATES["general"], 4)]
     rng.shuffle(pool)
-    parts = [polish(expand(rng.choice(_TEMPLATES[f"{kind}_open"]), rng, LISTS, given))]
+    parts = [polish(expand(rng.choice(TEMPLATES[f"{kind}_open"]), rng, LISTS, given))]
     size = len(parts[0])
     for template in pool * 2:
         if size >= target:

@@ -19,6 +19,7 @@ _WHY = (
     "not used for the {object} any more",
     "keep this {adverb}",
 )
+HELD_OUT_PHRASINGS = frozenset({_WHY[-1]})
 
 
 class Names:

@@ -1,15 +1,14 @@
 """Questions and short answers: general facts, and questions about an invented note."""
 
-import tomllib
-from dataclasses import dataclass
-from pathlib import Path
 from random import Random
-from typing import Any
 
+from corpus.facts import FACTS, GROUPS, card, forbidden, one_word, statement
 from corpus.grammar import Piece, expand, gathered, names, polish
 from corpus.prose import LISTS
 
 HELD_OUT = frozenset({"riddle"})
+# Training only: they repeat a few forms thousands of times.
+DRILLS = ("card", "card", "card", "one_word", "forbidden", "forbidden", "forbidden", "statement")
 
 _SETTINGS = (
     "{name} asks the {job} of {town}: ",
@@ -31,6 +30,7 @@ _TAILS = (
     " So it stands in the {colour} {object}.",
     " {other} learned that in {town}.",
 )
+HELD_OUT_PHRASINGS = frozenset({_SETTINGS[-1], _TAILS[-1]})
 _NOTES = (
     (
         "{name} the {job#1} keeps {n} {animal#1}s in a {look} {room#1} near {town#1}",
@@ -82,56 +82,18 @@ _NOTES = (
 )
 
 
-@dataclass(frozen=True)
-class Fact:
-    """One fact with the phrasings of its category."""
-
-    category: str
-    subject: str
-    answer: str
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-
-
-def _fact(category: str, pair: str, table: dict[str, Any]) -> Fact:
-    subject, answer = pair.split(" = ")
-    return Fact(category, subject, answer, tuple(table["questions"]), tuple(table["answers"]))
-
-
-def read_facts() -> tuple[Fact, ...]:
-    """All facts, in the order of the file."""
-    text = (Path(__file__).parent / "facts.toml").read_text(encoding="utf-8")
-    return tuple(
-        _fact(category, pair, table)
-        for category, table in tomllib.loads(text).items()
-        for pair in table["facts"].split(", ")
-    )
-
-
-FACTS = read_facts()
-_BY_CATEGORY = {
-    category: [fact for fact in FACTS if fact.category == category]
-    for category in sorted({fact.category for fact in FACTS})
-}
-
-
-def _stated(template: str, fact: Fact) -> str:
-    text = template.replace("{s}", fact.subject).replace("{a}", fact.answer)
-    return text[0].upper() + text[1:]
-
-
 def _asked(rng: Random, question: int | slice) -> str:
     fact = rng.choice(FACTS)
     phrasings = fact.questions[question]
     asked = phrasings if isinstance(phrasings, str) else rng.choice(phrasings)
-    wrong = rng.choice([one.answer for one in _BY_CATEGORY[fact.category]] + ["nothing"])
+    wrong = rng.choice([one.answer for one in GROUPS[fact.group]] + ["nothing"])
     first, second = names(rng, 2)
     given = {"name": first, "other": second, "number": str(rng.randint(2, 999)), "wrong": wrong}
     setting = expand(rng.choice(_SETTINGS), rng, LISTS, given) if rng.random() < 0.7 else ""
     tail = expand(rng.choice(_TAILS), rng, LISTS, given) if rng.random() < 0.6 else ""
-    answer = _stated(rng.choice(fact.answers), fact)
+    answer = fact.said(rng.choice(fact.answers))
     stop = "" if answer.endswith(".") or not tail else "."
-    return polish(f"Question: {setting}{_stated(asked, fact)}\nAnswer: {answer}{stop}{tail}")
+    return polish(f"Question: {setting}{fact.said(asked)}\nAnswer: {answer}{stop}{tail}")
 
 
 def fact(rng: Random) -> str:
@@ -170,4 +132,8 @@ KINDS: dict[str, Piece] = {
     "note": _kind(note),
     "mixed": _kind(_mixed),
     "riddle": _kind(riddle),
+    "card": card,
+    "one_word": _kind(one_word),
+    "forbidden": _kind(forbidden),
+    "statement": lambda rng: gathered(rng, statement, " "),
 }

@@ -18,6 +18,7 @@ _SCALES = (
     ("louder", "loudest", "quietest"),
 )
 _SO = ("Therefore", "So", "Hence", "It follows that", "Thus", "We conclude that")
+HELD_OUT_PHRASINGS = frozenset({_SO[-1]})
 
 
 def _say(rng: Random, template: str, **given: str) -> str:
