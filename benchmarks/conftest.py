@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.cli import ENVIRONMENT
+from benchmarks.timing import Report, set_environment
 
-# Before torch is imported, as the command line does; both sides of every comparison get it.
-for _name, _value in ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
+set_environment()
 
-from benchmarks.timing import Report  # noqa: E402
 from benchmarks.workload import SIZES, Size, build_model  # noqa: E402
 
 
@@ -27,8 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def size() -> Size:
     """`SDLMS_BENCH_SIZE` (full or smoke), its rounds overruled by `SDLMS_BENCH_ROUNDS`."""
     chosen = SIZES[os.environ.get("SDLMS_BENCH_SIZE", "full")]
-    rounds = int(os.environ.get("SDLMS_BENCH_ROUNDS", chosen.rounds))
-    return chosen.with_rounds(rounds)
+    rounds = os.environ.get("SDLMS_BENCH_ROUNDS")
+    return chosen.with_rounds(int(rounds)) if rounds else chosen
 
 
 @pytest.fixture(scope="session")

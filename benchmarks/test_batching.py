@@ -13,11 +13,13 @@ from benchmarks.workload import (
     BUDGET,
     CPU,
     Size,
+    batches_by_number,
     batches_within,
     capture_batches,
     load_model,
     make_rows,
     mixed_lengths,
+    padding_fraction,
     run_whole,
 )
 from sdlms.models.forward import padded_inputs
@@ -38,10 +40,11 @@ def test_sorted_against_arrival_order(
     """Real tokens per second of the bare six-layer forward, documents of 20 to 500 tokens."""
     model = load_model(model_folder)
     rows = make_rows(mixed_lengths(size.tokens // 2, law), size.d_vocab)
+    arrival = range(rows.n_documents)
     ways: dict[str, Batches] = {
         "sorted": capture_batches(rows),
-        f"arrival order, {DOCUMENTS} documents": _by_number(rows.n_documents),
-        "arrival order, same budget": batches_within(range(rows.n_documents), rows, BUDGET),
+        f"arrival order, {DOCUMENTS} documents": batches_by_number(arrival, DOCUMENTS),
+        "arrival order, same budget": batches_within(arrival, rows, BUDGET),
     }
     check_same(model, rows, list(ways.values()))
 
@@ -55,7 +58,9 @@ def test_sorted_against_arrival_order(
         facts={
             "tokens": rows.n_tokens,
             "documents": rows.n_documents,
-            "padding_fraction": {name: _padding(rows, found) for name, found in ways.items()},
+            "padding_fraction": {
+                name: padding_fraction(rows, found) for name, found in ways.items()
+            },
             "equal_to": f"{TOLERANCE} in every real token's final hidden state",
         },
     )
@@ -65,20 +70,6 @@ def test_sorted_against_arrival_order(
     report.add_ratio("sorted / arrival order, 8 documents", sorted_, by_number, ">= 1.8")
     report.add_ratio("sorted / arrival order, same budget", sorted_, by_budget, ">= 1.8")
     publish(report)
-
-
-def _by_number(n_documents: int) -> Batches:
-    """As they come, always so many documents."""
-    return [
-        range(first, min(first + DOCUMENTS, n_documents))
-        for first in range(0, n_documents, DOCUMENTS)
-    ]
-
-
-def _padding(rows: Rows, batches: Batches) -> float:
-    """Share of what is computed that is padding."""
-    padded = sum(len(batch) * int(rows.lengths[list(batch)].max()) for batch in batches)
-    return round(1 - rows.n_tokens / padded, 3)
 
 
 @torch.no_grad()

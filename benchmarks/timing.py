@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from sdlms.cli import ENVIRONMENT
+
 PACKAGES = ("sdlms", "torch", "transformers", "h5py", "numpy", "transformer-lens", "sae-lens")
 
 
@@ -36,6 +38,16 @@ class Rounds:
         self.cpu.setdefault(side, []).append(cpu)
         for name, seconds in parts.items():
             self.parts.setdefault(side, {}).setdefault(name, []).append(seconds)
+
+    def cpu_medians(self) -> dict[str, float]:
+        """CPU seconds of each side, rounded."""
+        return {side: round(statistics.median(seconds), 3) for side, seconds in self.cpu.items()}
+
+
+def set_environment() -> None:
+    """What the command line sets, for both sides of every comparison; before torch is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 Work = Callable[[], Mapping[str, float] | None]
@@ -102,9 +114,7 @@ class Report:
             self.figures[side] = wall
             for part, seconds in rounds.parts.get(side, {}).items():
                 self.figures[f"{side}: {part}"] = seconds
-        self.facts["cpu_seconds"] = {
-            side: round(statistics.median(seconds), 3) for side, seconds in rounds.cpu.items()
-        }
+        self.facts["cpu_seconds"] = rounds.cpu_medians()
 
     def add_ratio(
         self, name: str, above: list[float], below: list[float], target: str = ""

@@ -37,6 +37,8 @@ class Size:
         d_model: width; pythia-70m's is 512, with four times as many neurons.
         n_heads: attention heads.
         d_vocab: rows of the embedding.
+        n_layers: blocks.
+        slow_rounds: repetitions where one round takes minutes.
     """
 
     name: str
@@ -45,25 +47,26 @@ class Size:
     d_model: int
     n_heads: int
     d_vocab: int
+    n_layers: int = 6
+    slow_rounds: int = 3
 
     def with_rounds(self, rounds: int) -> "Size":
         """The same work, repeated another number of times."""
-        return replace(self, rounds=rounds)
+        return replace(self, rounds=rounds, slow_rounds=rounds)
 
 
 SIZES = {
     "full": Size("full", 60_000, 5, 512, 8, 50_304),
-    "smoke": Size("smoke", 2_000, 2, 64, 2, 8_192),
+    "smoke": Size("smoke", 2_000, 2, 64, 2, 8_192, slow_rounds=2),
 }
 
 
-def build_model(folder: Path, size: Size) -> Path:
-    """Save a GPT-NeoX of six layers with random weights, and a tokenizer to go with it."""
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
+def neox_config(size: Size) -> GPTNeoXConfig:
+    """Pythia's architecture."""
+    return GPTNeoXConfig(
         vocab_size=size.d_vocab,
         hidden_size=size.d_model,
-        num_hidden_layers=6,
+        num_hidden_layers=size.n_layers,
         num_attention_heads=size.n_heads,
         intermediate_size=4 * size.d_model,
         max_position_embeddings=2048,
@@ -73,7 +76,12 @@ def build_model(folder: Path, size: Size) -> Path:
         bos_token_id=0,
         eos_token_id=0,
     )
-    GPTNeoXForCausalLM(config).save_pretrained(folder)
+
+
+def build_model(folder: Path, size: Size) -> Path:
+    """Save a GPT-NeoX with random weights, and a tokenizer to go with it."""
+    torch.manual_seed(0)
+    GPTNeoXForCausalLM(neox_config(size)).save_pretrained(folder)
     for path in (asset_folder("models") / "sdlms-medium").glob("tokenizer*"):
         shutil.copy(path, folder)
     return folder
@@ -136,10 +144,27 @@ def batches_within(order: Sequence[int], rows: Rows, budget: int) -> list[list[i
     return batches
 
 
-def capture_batches(rows: Rows) -> list[list[int]]:
-    """The batches that a capture runs on a CPU, in its order."""
+def batches_by_number(order: Sequence[int], n_per_batch: int) -> list[list[int]]:
+    """An order of documents cut into batches of always so many."""
+    firsts = range(0, len(order), n_per_batch)
+    return [list(order[first : first + n_per_batch]) for first in firsts]
+
+
+def padded_tokens(rows: Rows, batches: Sequence[Sequence[int]], width: int = 0) -> int:
+    """What is computed, padding included; `width`: every document is padded to so many tokens."""
+    return sum(len(batch) * (width or int(rows.lengths[list(batch)].max())) for batch in batches)
+
+
+def padding_fraction(rows: Rows, batches: Sequence[Sequence[int]], width: int = 0) -> float:
+    """Share of what is computed that is padding."""
+    real = sum(int(rows.lengths[list(batch)].sum()) for batch in batches)
+    return round(1 - real / padded_tokens(rows, batches, width), 3)
+
+
+def capture_batches(rows: Rows, budget: int = BUDGET) -> list[list[int]]:
+    """The batches that a capture runs, in its order."""
     blocks = token_blocks(longest_first(rows.lengths), rows.lengths, BLOCK_TOKENS)
-    return [batch for block in blocks for batch in batches_within(block, rows, BUDGET)]
+    return [batch for block in blocks for batch in batches_within(block, rows, budget)]
 
 
 def run_stopped(
@@ -148,11 +173,12 @@ def run_stopped(
     """The bare forward up to one layer's neurons: nothing is kept."""
     with recording(model, [layer], ["mlp_act"]) as recorded:
         for batch in batches:
-            recorded.run(*padded_inputs(rows, batch, CPU, causal=True))
+            recorded.run(*padded_inputs(rows, batch, model.device, causal=True))
 
 
 @torch.no_grad()
 def run_whole(model: PreTrainedModel, rows: Rows, batches: Sequence[Sequence[int]]) -> None:
     """The bare forward of all layers of the base model."""
     for batch in batches:
-        model(input_ids=padded_inputs(rows, batch, CPU, causal=True)[0], use_cache=False)
+        ids, _ = padded_inputs(rows, batch, model.device, causal=True)
+        model(input_ids=ids, use_cache=False)

@@ -1,57 +1,67 @@
-"""Print, task by task, the loss beside that of an untrained twin, and the variety and size."""
+"""Measure the embedded models and print, as markdown, what `data/README.md` says of them.
+
+Exits with 3 where a criterion is not reached.
+"""
 
 import argparse
+import sys
 
 import torch
-from corpus.tasks import SEED, TASKS, labelled
-from corpus.variety import unique_five_gram_fraction
-from family import SIZES, load_tokenizer
-from model_card import load_model, loss_per_token, probe_texts, random_model
+from chat_check import chat_section
+from facts_check import facts_section
+from family import MODELS, SIZES, load_tokenizer, sha256_of
+from forbidden_check import forbidden_section
+from loss_check import loss_section
+from model_card import load_model
+from report import Criterion, criteria_section
+from sae_check import require_sae_lens, sae_section
+from transformers import PreTrainedTokenizerFast
 
-COLUMNS = (
-    "task",
-    "documents",
-    "tokens",
-    "bytes",
-    "bytes/token",
-    "unique 5-grams",
-    "loss",
-    "of trained kinds",
-    "of the held-out kind",
-    "untrained",
-)
+SECTIONS = (loss_section, facts_section, forbidden_section, chat_section)
+NOT_REACHED = 3
 
 
-def by_kind(task: str, texts: list[str]) -> tuple[list[str], list[str]]:
-    """The documents of trained kinds, and those of held-out kinds."""
-    pairs = labelled(task, "probe", len(texts))
-    if [text for _, text in pairs] != texts:
-        raise ValueError(f"data/probe/{task}.jsonl is not what its generator writes")
-    held = [text for kind, text in pairs if kind in TASKS[task].held_out]
-    return [text for kind, text in pairs if kind not in TASKS[task].held_out], held
+def shared_tokenizer(names: list[str]) -> PreTrainedTokenizerFast:
+    """The one tokenizer of all models; losses per token compare only with the same tokens."""
+    if len({sha256_of(MODELS / name / "tokenizer.json") for name in names}) > 1:
+        sys.exit("the models have different tokenizers: run scripts/train_tokenizer.py for all")
+    return load_tokenizer(names[0])
+
+
+def read_config() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", choices=SIZES, default=list(SIZES), metavar="MODEL")
+    parser.add_argument(
+        "--sae",
+        nargs="?",
+        const="sdlms-medium",
+        choices=SIZES,
+        metavar="MODEL",
+        help="also train a top-k SAE on the middle layer of one model (needs sae-lens)",
+    )
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Evaluate one shipped model on the probe documents."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=sorted(SIZES), default="sdlms-medium")
-    parser.add_argument("--seed", type=int, default=SEED, help="seed of the untrained twin")
-    config = parser.parse_args()
+    """Print all sections, then all criteria."""
+    config, criteria = read_config(), list[Criterion]()
+    if config.sae:
+        require_sae_lens()
     torch.set_num_threads(1)
-    tokenizer, model = load_tokenizer(config.model), load_model(config.model)
-    untrained = random_model(config.model, len(tokenizer), config.seed)
-    print(f"| {' | '.join(COLUMNS)} |")
-    print("|---" * len(COLUMNS) + "|")
-    for task, texts in probe_texts().items():
-        n_tokens = sum(len(ids) for ids in tokenizer(texts)["input_ids"])
-        size_bytes = sum(len(text.encode()) for text in texts)
-        losses = [loss_per_token(model, tokenizer, some) for some in (texts, *by_kind(task, texts))]
-        losses.append(loss_per_token(untrained, tokenizer, texts))
-        print(
-            f"| {task} | {len(texts)} | {n_tokens:,} | {size_bytes:,} "
-            f"| {size_bytes / n_tokens:.2f} | {unique_five_gram_fraction(texts):.3f} "
-            f"| {' | '.join(f'{loss:.3f}' for loss in losses)} |"
-        )
+    if config.models:
+        tokenizer = shared_tokenizer(config.models)
+        family = {name: load_model(name) for name in config.models}
+        for section_of in SECTIONS:
+            section = section_of(family, tokenizer)
+            print(section, flush=True)
+            criteria += section.criteria
+    if config.sae:
+        section = sae_section(config.sae)
+        print(section, flush=True)
+        criteria += section.criteria
+    print(criteria_section(criteria))
+    sys.exit(NOT_REACHED if any(one.reached is False for one in criteria) else 0)
 
 
 if __name__ == "__main__":
