@@ -163,7 +163,7 @@ def padding_fraction(rows: Rows, batches: Sequence[Sequence[int]], width: int = 
 
 def capture_batches(rows: Rows, budget: int = BUDGET) -> list[list[int]]:
     """The batches that a capture runs, in its order."""
-    blocks = token_blocks(longest_first(rows.lengths), rows.lengths, BLOCK_TOKENS)
+    blocks = token_blocks(longest_first(rows.lengths), rows.lengths, max(BLOCK_TOKENS, budget))
     return [batch for block in blocks for batch in batches_within(block, rows, budget)]
 
 

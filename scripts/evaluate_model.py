@@ -7,14 +7,14 @@ import argparse
 import sys
 
 import torch
-from chat_check import chat_section
-from facts_check import facts_section
+from evaluation.chat_check import chat_section
+from evaluation.facts_check import facts_section
+from evaluation.forbidden_check import forbidden_section
+from evaluation.loss_check import loss_section
+from evaluation.report import Criterion, criteria_section
+from evaluation.sae_check import require_sae_lens, sae_section
 from family import MODELS, SIZES, load_tokenizer, sha256_of
-from forbidden_check import forbidden_section
-from loss_check import loss_section
 from model_card import load_model
-from report import Criterion, criteria_section
-from sae_check import require_sae_lens, sae_section
 from transformers import PreTrainedTokenizerFast
 
 SECTIONS = (loss_section, facts_section, forbidden_section, chat_section)

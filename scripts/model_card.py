@@ -4,10 +4,10 @@ import json
 
 import torch
 from corpus.splits import Split
-from embedded_text import documents_of
-from facts_check import mean_answer_probabilities
+from evaluation.embedded_text import documents_of
+from evaluation.facts_check import mean_answer_probabilities
+from evaluation.losses import losses_of
 from family import MODELS, config_of, load_tokenizer, sha256_of
-from losses import losses_of
 from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 CARD = "card.json"

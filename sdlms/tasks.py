@@ -1,9 +1,9 @@
 """Probe-task manifests, text files and data sets, read into documents with ids.
 
-What a manifest says is described in `sdlms.storage.manifests`. Files are JSON Lines (`.jsonl`),
-parquet (`.parquet`) or plain text (any other name); JSON Lines and text may be compressed (`.gz`,
-`.bz2`, `.xz`, `.zst`). Data sets come from the Hugging Face hub or from a local folder in its
-layout.
+What a manifest says is described in `sdlms.storage.manifests`. Files are JSON Lines (`.jsonl`,
+`.ndjson`, `.jsonlines`), parquet (`.parquet`) or plain text (any other name); JSON Lines and text
+may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`). Data sets come from the Hugging Face hub or from a
+local folder in its layout.
 """
 
 import hashlib
@@ -164,10 +164,15 @@ def _embedded() -> dict[str, Path]:
 
 def _choose(tasks: list[Task], names: tuple[str, ...]) -> list[Task]:
     """Some tasks of a manifest, in its order."""
-    known = [task.name for task in tasks]
+    known, manifests = [task.name for task in tasks], embedded_manifests()
     for name in names:
         if name not in known:
-            hint = did_you_mean(name, [*known, *embedded_manifests()] if len(names) == 1 else known)
+            if name in manifests:
+                raise UserError(
+                    f"--tasks {','.join(names)}: name one manifest alone, or tasks of the default "
+                    "one."
+                )
+            hint = did_you_mean(name, [*known, *manifests] if len(names) == 1 else known)
             raise UserError(f"--tasks: unknown task '{name}'.{hint}")
     return [task for task in tasks if task.name in names]
 
@@ -175,12 +180,21 @@ def _choose(tasks: list[Task], names: tuple[str, ...]) -> list[Task]:
 def read_manifest(path: Path) -> list[Task]:
     """All tasks of a manifest, in order of their first line.
 
+    All lines and files are looked at first: a data set may take an hour to fetch.
+
     Raises:
         UserError: a line is malformed (with its number), or a task has no documents.
     """
     manifest_hash = sha256_of(path)
+    lines = list(read_manifest_lines(path))
+    for line in lines:
+        if line.source == "text":
+            checked_text(line.where, line.value)
+        elif line.source == "file":
+            file = path.parent / line.value
+            check_file(file, f"{line.where}: {file}")
     tasks: dict[str, _Found] = {}
-    for line in read_manifest_lines(path):
+    for line in lines:
         found = tasks.setdefault(line.task, _Found(sources={path.name: manifest_hash}))
         if line.source == "text":
             found.add([checked_text(line.where, line.value)])

@@ -226,6 +226,20 @@ class TestManifest:
         found = refusal(tmp_path, {"task": "a", "file": "empty.txt"})
         assert found == "manifest.jsonl:1: empty.txt: the file is empty."
 
+    @pytest.mark.parametrize(
+        ("record", "message"),
+        [
+            ({"task": "b", "txt": "x"}, "unknown key 'txt'. Did you mean 'text'?"),
+            ({"task": "b", "text": " "}, "the text is empty. Take the line out."),
+            ({"task": "b", "file": "none.txt"}, "none.txt: no such file."),
+        ],
+    )
+    def test_a_later_line_is_refused_before_a_data_set_is_fetched(
+        self, tmp_path: Path, record: object, message: str
+    ) -> None:
+        data = {"task": "a", "dataset": "./none", "split": "train"}
+        assert refusal(tmp_path, data, record) == f"manifest.jsonl:2: {message}"
+
     def test_a_manifest_of_blank_lines_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "m.jsonl").write_text("\n\n")
         with pytest.raises(UserError, match="the manifest names no task"):
@@ -444,6 +458,14 @@ class TestChoice:
             (("trainin",), "unknown task 'trainin'. Did you mean 'training'?"),
             (("zzz",), "Known: math, qa, prose, probe, training."),
             (("math", "zzz"), "unknown task 'zzz'. Known: math, qa, prose."),
+            *(
+                (
+                    names,
+                    f"--tasks {','.join(names)}: name one manifest alone, or tasks of the "
+                    "default one.",
+                )
+                for names in (("probe", "training"), ("math", "training"))
+            ),
             (("n" * 300,), "unknown task"),
             (("none.jsonl",), "--tasks none.jsonl: no such file."),
             (("data/",), "--tasks data/: is a folder"),

@@ -51,7 +51,7 @@ def sizes_figure(runs: Sequence[Run], title: str, site: str = "mlp_act") -> Figu
     for column, (run, rows, n_layers) in enumerate(zip(runs, tables, depths, strict=True)):
         for panel, (quantity, _) in zip(axes[:, column], PANELS, strict=True):
             _draw_model(panel, rows, n_layers, quantity, styles)
-        name, n_units = run.start["resolved"]["model"]["name"], rows[0]["n_units"]
+        name, n_units = _name(run), rows[0]["n_units"]
         axes[0, column].set_title(f"{name}\n{n_layers} layers of {n_units} neurons", fontsize=10)
         axes[-1, column].set_xlabel("relative depth (layer / number of layers)")
     for panel, (_, label) in zip(axes[:, 0], PANELS, strict=True):
@@ -61,6 +61,13 @@ def sizes_figure(runs: Sequence[Run], title: str, site: str = "mlp_act") -> Figu
     axes[0, 0].set_xticks([0, 0.25, 0.5, 0.75])
     add_frame(figure, title, "outside lower center", n_columns=len(styles))
     return figure
+
+
+def _name(run: Run) -> str:
+    """The model's name, and the control where the run is one."""
+    resolved = run.start["resolved"]
+    control = resolved["control"]
+    return str(resolved["model"]["name"]) + ("" if control == "none" else f", {control}")
 
 
 def _draw_model(

@@ -7,7 +7,8 @@
 /tokens/offsets        [document + 1]  int64: document d owns rows offsets[d] .. offsets[d + 1]
 /documents/id, /task   [document]      fixed-length UTF-8 bytes
 ```
-File attributes: format, version, model, revision, sites, layers, activation_function, gated.
+File attributes: format, version, model, revision, sites, layers, activation_function, gated,
+control.
 """
 
 from collections.abc import Iterator
@@ -83,6 +84,8 @@ class Header:
         model: its name; `revision` is the hub commit or empty.
         units: `[site, layer] -> width`.
         store_dtype: the stored type.
+        control: `none`, or what was done to the weights (`reinit`) or the tokens
+            (`permute-tokens`) so that there is something to compare with.
     """
 
     model: str
@@ -91,6 +94,7 @@ class Header:
     store_dtype: dict[str, StoreDtype]  # by site
     activation_function: str
     gated: bool
+    control: str = "none"
 
     @property
     def sites(self) -> list[str]:
@@ -159,6 +163,7 @@ def create_activations(path: Path, header: Header, rows: Rows) -> None:
             "layers": header.layers,
             "activation_function": header.activation_function,
             "gated": header.gated,
+            "control": header.control,
         },
     )
 

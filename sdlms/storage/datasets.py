@@ -5,6 +5,7 @@ without loading them all; what was read once is found again without a network. C
 a data set is never run.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,10 @@ from typing import Any
 
 from sdlms.errors import UserError, did_you_mean
 from sdlms.storage.extras import require
-from sdlms.storage.fields import columns_of
+from sdlms.storage.fields import ROWS_AT_ONCE, columns_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
-ROWS_AT_ONCE = 1000
 LONGEST_REASON = 300
 SAVED_TO_DISK = ("state.json", "dataset_dict.json")
 
@@ -169,12 +169,15 @@ def _check_cached(where: str, hub_id: str, revision: str | None, commit: str) ->
 def _refusing(where: str) -> Iterator[None]:
     """What `datasets` and the hub raise becomes one line; they neither draw bars nor log it too."""
     import datasets
+    from huggingface_hub import logging as hub_logging
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its httpx
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from yaml import YAMLError
 
-    verbosity = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    # The hub's own log holds a warning for each of its retries when there is no network.
+    levels = [(log, log.get_verbosity()) for log in (datasets.logging, hub_logging)]
+    for log, _ in levels:
+        log.set_verbosity(logging.CRITICAL)
     datasets.disable_progress_bars()
     disable_progress_bars()
     kinds = (OSError, ValueError, RuntimeError, EOFError, HTTPError, YAMLError)
@@ -185,4 +188,5 @@ def _refusing(where: str) -> Iterator[None]:
         reason = " ".join(str((wrapped and error.__cause__) or error).split()).strip(" .!")
         raise UserError(f"{where}: cannot be read: {reason[:LONGEST_REASON]}.") from None
     finally:
-        datasets.logging.set_verbosity(verbosity)
+        for log, level in levels:
+            log.set_verbosity(level)

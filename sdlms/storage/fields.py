@@ -5,6 +5,9 @@ from typing import Any
 
 from sdlms.errors import UserError, did_you_mean
 
+# How many rows of a table are decoded together: one at a time is slow, all may not fit.
+ROWS_AT_ONCE = 1000
+
 
 def columns_of(where: str, fields: Iterable[str], known: Iterable[str]) -> list[str]:
     """The columns of a table that fields need: `choices` for `choices.text`.

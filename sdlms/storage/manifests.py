@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sdlms.errors import UserError, did_you_mean
 from sdlms.storage.jsonl import read_jsonl
 
 DEFAULT_FIELD = "text"
-KINDS = ("documents", "lines")
+Kind = Literal["documents", "lines"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Which keys go with each source, and what is no string.
 RECORD_KEYS = ("field", "fields", "rows", "as")
@@ -44,7 +45,7 @@ class Selection:
 
     fields: tuple[str, ...] = (DEFAULT_FIELD,)
     rows: int | None = None
-    kind: str = "documents"
+    kind: Kind = "documents"
 
 
 @dataclass(frozen=True)

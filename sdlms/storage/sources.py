@@ -13,7 +13,8 @@ from sdlms.storage.manifests import RECORD_KEYS, Selection
 from sdlms.storage.parquet import read_parquet
 from sdlms.storage.texts import paragraphs, read_text
 
-RECORD_FILES = (".jsonl", ".parquet")
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+RECORD_FILES = (*JSON_LINES, ".parquet")
 
 
 def holds_records(path: Path) -> bool:
@@ -45,7 +46,7 @@ def file_texts(path: Path, where: str, selection: Selection) -> Iterator[str]:
     """The documents of one file, blank rows of parquet files among them.
 
     Args:
-        path: JSON Lines (`.jsonl`) or parquet (`.parquet`); any other file is plain text.
+        path: JSON Lines (`JSON_LINES`) or parquet (`.parquet`); any other file is plain text.
         where: opens the message when the file cannot be read.
         selection: how records become documents.
 
@@ -59,7 +60,7 @@ def file_texts(path: Path, where: str, selection: Selection) -> Iterator[str]:
     if kind == ".parquet" and is_compressed(path):
         raise UserError(f"{where}: parquet is compressed inside; decompress the file first.")
     if kind in RECORD_FILES:
-        read = _jsonl_texts if kind == ".jsonl" else _parquet_texts
+        read = _jsonl_texts if kind in JSON_LINES else _parquet_texts
         yield from _documents(read(path, selection), selection)
     elif selection != Selection():
         raise UserError(

@@ -19,7 +19,9 @@ TASKS = ("qa", "math", "prose")
 SIZES = {"small": (3, 100), "large": (6, 400)}  # n_layers, n_units
 
 
-def make_run(artifacts: Path, model: str, layers: list[int] | None = None) -> Run:
+def make_run(
+    artifacts: Path, model: str, layers: list[int] | None = None, control: str = "none"
+) -> Run:
     """A capture run with a made-up table: task t of layer n has fraction 0.1 + n/100 + t/1000."""
     n_layers, n_units = SIZES[model]
     rows = [
@@ -38,7 +40,7 @@ def make_run(artifacts: Path, model: str, layers: list[int] | None = None) -> Ru
         for number, task in enumerate(TASKS)
     ]
     with RunWriter("capture", {}, RunOptions(artifacts=artifacts)) as out:
-        out.start({"model": {"name": model, "n_layers": n_layers}}, {})
+        out.start({"model": {"name": model, "n_layers": n_layers}, "control": control}, {})
         write_table(out.path / "sparsity.csv", COLUMNS, rows)
         out.output("sparsity.csv", columns=COLUMNS)
     return Run(out.path)
@@ -131,3 +133,10 @@ def test_a_site_that_was_not_captured_is_one_line(tmp_path: Path) -> None:
     run = make_run(tmp_path, "small")
     with pytest.raises(UserError, match="'mlp_out' was not captured; this run holds mlp_act"):
         sizes_figure([run], "a title", site="mlp_out")
+
+
+def test_a_control_is_named_as_one(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, "small"), make_run(tmp_path, "small", control="reinit")]
+    (plain, control), _ = panels_of(sizes_figure(runs, "a title"))
+    assert plain.get_title().startswith("small\n")
+    assert control.get_title().startswith("small, reinit\n")

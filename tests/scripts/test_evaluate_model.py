@@ -17,20 +17,22 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM, PreTrainedTokenizerF
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import chat_check  # noqa: E402
-import embedded_text  # noqa: E402
 import evaluate_model  # noqa: E402
-import facts_check  # noqa: E402
-import loss_check  # noqa: E402
 import model_card  # noqa: E402
-import sae_check  # noqa: E402
 from corpus.tasks import TASKS  # noqa: E402
-from forbidden_check import CONDITIONS, changed_fraction, effect  # noqa: E402
-from intervals import bin_counts, bin_of, mean_interval, ratio_interval, wilson  # noqa: E402
-from losses import END, Losses, batches, losses_of  # noqa: E402
-from overlap import shared_fractions, word_grams  # noqa: E402
-from report import Criterion, Section, criteria_section, table  # noqa: E402
-from splicing import (  # noqa: E402
+from evaluation import chat_check, embedded_text, facts_check, loss_check, sae_check  # noqa: E402
+from evaluation.forbidden_check import CONDITIONS, changed_fraction, effect  # noqa: E402
+from evaluation.intervals import (  # noqa: E402
+    bin_counts,
+    bin_of,
+    mean_interval,
+    ratio_interval,
+    wilson,
+)
+from evaluation.losses import END, Losses, batches, losses_of  # noqa: E402
+from evaluation.overlap import shared_fractions, word_grams  # noqa: E402
+from evaluation.report import Criterion, Section, criteria_section, table  # noqa: E402
+from evaluation.splicing import (  # noqa: E402
     losses_under,
     principal_projection,
     recovered,

@@ -37,6 +37,7 @@ HEADER = Header(
     store_dtype={"mlp_act": "float16", "resid_post": "bfloat16"},
     activation_function="gelu",
     gated=False,
+    control="reinit",
 )
 
 
@@ -54,6 +55,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         assert np.array_equal(reader.read(("resid_post", 1), 0, 8), stream)
         assert reader.store_dtype(("resid_post", 1)) == "bfloat16"
         assert reader.attributes["model"] == "m"
+        assert reader.attributes["control"] == "reinit"
         assert list(reader.attributes["sites"]) == ["mlp_act", "resid_post"]
     for name in ("ids", "mask", "offsets"):
         assert np.array_equal(getattr(found, name), getattr(rows, name))

@@ -3,12 +3,14 @@
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 import zstandard
 
@@ -125,13 +127,14 @@ class TestFolders:
     def test_it_works_in_silence_and_leaves_the_log_level(
         self, gsm8k: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        level = datasets.logging.get_verbosity()
+        logs = (datasets.logging, huggingface_hub.logging)
+        levels = [log.get_verbosity() for log in logs]
         list(opened(gsm8k, "test", "main").read(["answer"], None))
         broken = write_data(tmp_path / "broken", {"train": [{"text": "a"}]})
         (file,) = broken.rglob("*.parquet")
         file.write_bytes(file.read_bytes()[:-5])
         refusal(broken)
-        assert datasets.logging.get_verbosity() == level
+        assert [log.get_verbosity() for log in logs] == levels
         assert capfd.readouterr() == ("", "")
 
 
@@ -209,15 +212,17 @@ class TestRefusals:
         )
 
 
-def in_a_process(home: Path, address: str, *wanted: Any, offline: bool = False) -> list[Any]:
+def in_a_process(
+    home: Path, address: str, *wanted: Any, offline: bool = False, program: str = PROGRAM
+) -> list[Any]:
     """What a process of its own reads: these libraries take their settings when imported."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": address}
     environment |= {"HF_HUB_OFFLINE": str(int(offline)), "PYTHONWARNINGS": "error"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(wanted)],
+        [sys.executable, "-c", program, json.dumps(wanted)],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -275,3 +280,13 @@ def test_a_hub_gives_revisions_and_its_cache_no_other(tmp_path: Path) -> None:
         assert f"holds is commit {OLD}, not " in message
     assert "does not hold config 'other'" in found[5]
     assert "no split 'tset'. Did you mean 'test'?" in found[6]
+
+
+def test_the_retries_of_a_hub_that_does_not_answer_are_silent(tmp_path: Path) -> None:
+    with socket.socket() as closed:  # bound and never listening: every connection is refused
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        hurried = f"import time\ntime.sleep = lambda _: None  # 20 s of retries\n{PROGRAM}"
+        wanted = ["openai/gsm8k", None, "test", None]
+        (message,) = in_a_process(tmp_path / "home", address, wanted, program=hurried)
+    assert message.startswith("here: the hub cannot be reached and the cache under HF_HOME does")

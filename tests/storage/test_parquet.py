@@ -49,6 +49,16 @@ def test_an_unknown_column_is_named_with_the_known_ones(tmp_path: Path) -> None:
     assert str(error.value) == f"{path}: no field 'body'. Known: text, choices."
 
 
+def test_a_column_that_stands_twice_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table([["a"], ["b"], ["c"]], names=["text", "id", "text"])
+    pyarrow.parquet.write_table(table, path)
+    assert list(read_parquet(path, ["id"])) == [(1, {"id": "b"})]
+    with pytest.raises(UserError) as error:
+        list(read_parquet(path, ["id", "text"]))
+    assert str(error.value) == f"{path}: 2 columns are named 'text'. Rename them."
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, -1), (0, 100), (4, None), (0, 3)])
 def test_a_part_of_a_file_is_refused(tmp_path: Path, first: int, last: int | None) -> None:
     path = write_parquet(tmp_path / "a.parquet", ROWS)

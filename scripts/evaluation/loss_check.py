@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 from corpus.tasks import SEED, TASKS, labelled
 from corpus.variety import unique_five_gram_fraction
-from embedded_text import documents_of, read_records
 from family import MODELS, ROOT
-from intervals import Interval, ratio_interval
-from losses import Losses, losses_of
 from model_card import CARD, random_model
 from numpy.typing import NDArray
-from overlap import shared_fractions
-from report import Criterion, Section
 from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from evaluation.embedded_text import documents_of, read_records
+from evaluation.intervals import Interval, ratio_interval
+from evaluation.losses import Losses, losses_of
+from evaluation.overlap import shared_fractions
+from evaluation.report import Criterion, Section
 
 TRAINING = ROOT / "build/corpus/training"
 # The same activation at equal tokens, from small to large.

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from corpus.prompts import FAREWELLS
-from embedded_text import Record, prompts_of
-from intervals import Interval, wilson
-from losses import END
-from report import Criterion, Section
 from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from evaluation.embedded_text import Record, prompts_of
+from evaluation.intervals import Interval, wilson
+from evaluation.losses import END
+from evaluation.report import Criterion, Section
 
 BATCH = 50
 MAX_NEW_TOKENS = 24

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from losses import END, token_losses
 from torch import Tensor, nn
 from transformers import GPTNeoXForCausalLM
+
+from evaluation.losses import END, token_losses
 
 Edit = Callable[[Tensor], Tensor]
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from embedded_text import Record, prompts_of
-from intervals import BIN_NAMES, Interval, bin_counts, mean_interval
-from losses import END
 from numpy.typing import NDArray
-from report import Criterion, Section
 from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from evaluation.embedded_text import Record, prompts_of
+from evaluation.intervals import BIN_NAMES, Interval, bin_counts, mean_interval
+from evaluation.losses import END
+from evaluation.report import Criterion, Section
 
 BATCH = 64
 MIN_SEEN_PROBABILITY = 0.9

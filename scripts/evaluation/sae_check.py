@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from corpus.splits import Split
 from corpus.tasks import SEED
-from embedded_text import documents_of
 from family import load_tokenizer
-from losses import batches
 from model_card import load_model
-from report import Criterion, Section
-from splicing import Edit, losses_under, principal_projection, recovered, residuals
 from torch import Tensor
 from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from evaluation.embedded_text import documents_of
+from evaluation.losses import batches
+from evaluation.report import Criterion, Section
+from evaluation.splicing import Edit, losses_under, principal_projection, recovered, residuals
 
 K = 32
 WIDTH = 8

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from facts_check import Answers, Facts, Mask, answers_of, read_facts
-from intervals import BIN_NAMES, Interval, bin_of, mean_interval
-from report import Criterion, Section
 from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from evaluation.facts_check import Answers, Facts, Mask, answers_of, read_facts
+from evaluation.intervals import BIN_NAMES, Interval, bin_of, mean_interval
+from evaluation.report import Criterion, Section
 
 CONDITIONS = ("baseline", "forbidden", "distracted")
 EFFECTS = (("forbidden", "baseline"), ("distracted", "baseline"), ("forbidden", "distracted"))
