@@ -46,7 +46,7 @@ from sdlms.storage.flat import FlatWriter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BLOCK_TOKENS = 8192
+BLOCK_TOKENS = 8192  # or the budget, where it is more
 PROBE_TOKENS = 2048  # in the batch that measures how much memory a token takes
 TRIM_BLOCKS = 4  # returning memory after every block costs 2-3 % of the forward
 Consume = Callable[[list[int], Recorded], None]
@@ -143,15 +143,18 @@ class Capturing:
     def _forward(self, label: str, rows: Rows, writer: FlatWriter, consume: Consume) -> None:
         """The forward over all blocks that no checkpoint covers."""
         lengths = rows.lengths
-        blocks = token_blocks(longest_first(lengths), lengths, BLOCK_TOKENS)
         checkpoint = self.scratch / f"{label.replace(' ', '_')}.json"
-        n_done = json.loads(checkpoint.read_text())["blocks"] if checkpoint.exists() else 0
+        n_done, block_tokens = 0, max(BLOCK_TOKENS, self.budget)  # no batch crosses a block
+        if checkpoint.exists():
+            state = json.loads(checkpoint.read_text())
+            n_done, block_tokens = state["blocks"], state["block_tokens"]
+        blocks = token_blocks(longest_first(lengths), lengths, block_tokens)
         done = sum(int(lengths[block].sum()) for block in blocks[:n_done])
         cuda = cuda_devices(self.model)
         gpu = (lambda: sum(allocated_bytes(device) for device in cuda)) if cuda else None
         progress = Progress(label, rows.n_tokens, "tokens", done=done, gpu_memory=gpu)
         record = recording(self.model, self.header.layers, self._sites)
-        checkpointer = Checkpointer(partial(_checkpoint, writer, checkpoint))
+        checkpointer = Checkpointer(partial(_checkpoint, writer, checkpoint, block_tokens))
         with record as recorded, checkpointer, Worker() as worker, progress:
             forward = self._batch_forward(recorded, rows)
             for number, block in enumerate(blocks[n_done:], start=n_done + 1):
@@ -182,10 +185,11 @@ class Capturing:
         self.on_halved(budget)
 
 
-def _checkpoint(writer: FlatWriter, path: Path, n_blocks: int) -> None:
+def _checkpoint(writer: FlatWriter, path: Path, block_tokens: int, n_blocks: int) -> None:
     """Make sure the data are on the disk, then say how far they go."""
     writer.sync()
-    write_atomically(path, json.dumps({"blocks": n_blocks}).encode())
+    state = {"blocks": n_blocks, "block_tokens": block_tokens}
+    write_atomically(path, json.dumps(state).encode())
 
 
 def _real_rows(batch: Tensor, key: Key, rows: Rows, documents: list[int]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""A model with fresh weights: what its family makes of a config before any training."""
+"""A model without training: with its family's fresh weights, or with none at all."""
 
 import copy
 import hashlib
@@ -27,6 +27,22 @@ def fresh_model(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
         torch.default_generator.manual_seed(seed)
         model: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
             copy.deepcopy(config), dtype=torch.float32
+        )
+    return model
+
+
+def empty_model(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrainedModel":
+    """The base model of a config on the meta device: modules and shapes, no memory.
+
+    Args:
+        config: it is not changed.
+        dtype: of the weights that it would have.
+    """
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            copy.deepcopy(config), dtype=dtype
         )
     return model
 

@@ -12,7 +12,13 @@ from sdlms.models.architectures import (
     n_units,
     text_config,
 )
-from sdlms.models.loading import ModelSource, find_model, load_config, load_tokenizer
+from sdlms.models.loading import (
+    ModelSource,
+    check_buildable,
+    find_model,
+    load_config,
+    load_tokenizer,
+)
 from sdlms.models.recorded import model_record
 from sdlms.models.tokens import Budget, Text, Tokens, tokenize
 from sdlms.storage.activations import Header, StoreDtype
@@ -43,7 +49,7 @@ class Inputs:
 def read_model(
     model: str, revision: str | None, reinit_seed: int | None = None
 ) -> tuple[ModelSource, "PreTrainedConfig"]:
-    """Find a model and check that its family is known.
+    """Find a model and check that its family is known and that its config can be built.
 
     Args:
         model: an embedded name, a folder or a hub id.
@@ -51,11 +57,13 @@ def read_model(
         reinit_seed: where it is given, the model is to have fresh weights from this seed.
 
     Raises:
-        UserError: there is no such model, or the architecture table does not describe it.
+        UserError: there is no such model, the architecture table does not describe it, or
+            transformers cannot build it.
     """
     source = replace(find_model(model, revision), reinit_seed=reinit_seed)
     config = load_config(source)
     architecture_for(config)
+    check_buildable(source, config)
     return source, config
 
 
@@ -87,6 +95,7 @@ def header_of(
     sites: Sequence[str],
     layers: Sequence[int],
     store_dtype: StoreDtype | Literal["auto"],
+    control: str = "none",
 ) -> Header:
     """What will be stored: every site at every layer, with its width and type.
 
@@ -105,4 +114,5 @@ def header_of(
         },
         activation_function=activation_name(config),
         gated=architecture_for(config).gated,
+        control=control,
     )

@@ -5,20 +5,18 @@ be checked first. Weights are safetensors, or fresh ones for a control; code tha
 is never run.
 """
 
-import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 
 from sdlms.errors import UserError, did_you_mean
-from sdlms.models.fresh import fresh_model, state_hash
+from sdlms.models.failures import MALFORMED, one_line_errors, quiet_transformers, reason_of
+from sdlms.models.fresh import empty_model, fresh_model, state_hash
+from sdlms.models.hub_files import fetch, fetch_weights, weight_files
 from sdlms.models.spreading import Spread
 from sdlms.progress import LOGGER
 from sdlms.storage.assets import asset_folder
@@ -38,7 +36,6 @@ TOKENIZER_FILES = [
     "*.model",
 ]
 HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"  # the oldest models have no owner: gpt2
-WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,8 @@ def find_model(name: str, revision: str | None) -> ModelSource:
             raise UserError(f"--model {name}: the folder has no config.json.")
         return ModelSource(name, folder)
     hint = did_you_mean(name, embedded_models())
-    if not re.fullmatch(HUB_ID, name) or "Did you mean" in hint:
+    misspelt = "/" not in name and "Did you mean" in hint
+    if not re.fullmatch(HUB_ID, name) or misspelt:
         raise UserError(
             f"--model '{name}' is no embedded model, no folder that exists, and no hub id "
             f"(owner/name).{hint}"
@@ -90,7 +88,7 @@ def find_hub_model(name: str, revision: str | None) -> ModelSource:
     Raises:
         UserError: the hub does not know it, or cannot be reached and has not cached it.
     """
-    snapshot = _fetch(name, revision, [CONFIG_FILE, *TOKENIZER_FILES])
+    snapshot = fetch(name, revision, [CONFIG_FILE, *TOKENIZER_FILES])
     return ModelSource(name, snapshot, revision, commit=snapshot.name)
 
 
@@ -100,43 +98,36 @@ def _refuse_revision(name: str, revision: str | None) -> None:
         raise UserError(f"--revision is for hub models; '{name}' lies on this disk.")
 
 
-def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
-    """Download, or find in the cache under HF_HOME, some files of a hub model."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    disable_progress_bars()
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except LocalEntryNotFoundError:
-        raise UserError(
-            f"--model {name}: the hub cannot be reached and the cache does not hold it. "
-            f"Give a folder, or one of: {', '.join(embedded_models())}."
-        ) from None
-    except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).splitlines()[0].strip(" .")
-        raise UserError(f"--model {name}: the hub refuses: {reason}.") from None
-    except OSError as error:
-        raise UserError(f"--model {name}: cannot fetch it: {error}") from None
-
-
 def load_config(source: ModelSource) -> "PreTrainedConfig":
     """The model's config.
 
     Raises:
         UserError: `config.json` is missing, malformed, or of a family transformers lacks.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source.folder, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--model {source.name}: cannot read its config: {reason}") from None
-    return config
+    except StrictDataclassError as error:  # which field on the first line, why on the second
+        reason = reason_of(error, lines=2)
+    except MALFORMED as error:
+        reason = reason_of(error)
+    else:
+        return config
+    raise UserError(f"--model {source.name}: cannot read its config: {reason}")
+
+
+def check_buildable(source: ModelSource, config: "PreTrainedConfig") -> None:
+    """Make sure that transformers can build the model; no weights are made or read (20 ms).
+
+    Raises:
+        UserError: the config asks for something that there is not, or contradicts itself.
+    """
+    with one_line_errors(source.name, step="build it from its config"), quiet_transformers():
+        empty_model(config, torch.float32)
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
@@ -181,20 +172,17 @@ def weight_hashes(source: ModelSource) -> dict[str, str]:
         return {"state": state_hash(_fresh(source, config_hashes(source)[CONFIG_FILE]))}
     if source.commit is not None:
         LOGGER.info(f"fetching the weights of {source.name}, unless they are cached")
-        _fetch(source.name, source.commit, WEIGHT_FILES)
-    files = sorted(path for path in source.folder.glob("*.safetensors") if path.is_file())
-    if not files:
-        raise UserError(
-            f"--model {source.name}: no *.safetensors weights in {source.folder}. "
-            "Save it with save_pretrained to get them."
-        )
+        fetch_weights(source.name, source.commit)
+    files = weight_files(source.name, source.folder)
+    if absent := [path.name for path in files if not path.is_file()]:
+        raise UserError(f"--model {source.name}: its weights lack the file {absent[0]}.")
     return {path.name: sha256_of(path) for path in files}
 
 
 @lru_cache(maxsize=1)
 def _fresh(source: ModelSource, config_sha256: str) -> "PreTrainedModel":
     """A model with fresh weights, kept from hashing to loading: a large one takes minutes."""
-    with _one_line_errors(source):
+    with one_line_errors(source.name):
         return fresh_model(load_config(source), source.reinit_seed or 0)
 
 
@@ -212,7 +200,8 @@ def load_base_model(
     Raises:
         UserError: the weights cannot be read, do not fit the config, or do not fit the memory.
     """
-    with _one_line_errors(source, f"the memory of {device} in {dtype}"), _quiet_transformers():
+    place = f"the memory of {device} in {dtype}"
+    with one_line_errors(source.name, place), quiet_transformers():
         model, missing = _read_weights(source, dtype, spread)
         if spread is None:
             model.to(device)  # type: ignore[arg-type]
@@ -250,39 +239,3 @@ def _read_weights(
         None, config=fresh.config, state_dict=fresh.state_dict(), **arguments
     )
     return model, []
-
-
-@contextmanager
-def _one_line_errors(source: ModelSource, place: str = "the machine's memory") -> Iterator[None]:
-    """Failures of transformers, safetensors and torch as what the user can mend."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"--model {source.name} does not fit {place}. "
-            "Use a smaller one, --dtype bfloat16 or --device-map auto."
-        ) from None
-    except KeyError as error:
-        raise UserError(
-            f"--model {source.name}: its config asks for {error}, which transformers does not know."
-        ) from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--model {source.name}: cannot load its weights: {reason}") from None
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence reports: that a causal model's head was not loaded, that weights are offloaded."""
-    from transformers.utils import logging as transformers_logging
-
-    accelerate = logging.getLogger("accelerate")
-    levels = transformers_logging.get_verbosity(), accelerate.level
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    accelerate.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(levels[0])
-        accelerate.setLevel(levels[1])

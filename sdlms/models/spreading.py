@@ -4,7 +4,6 @@ Modules that no accelerator has room for stay in the machine's memory, then on i
 bring their weights in for each forward, and move what flows between devices.
 """
 
-import copy
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ import torch
 
 from sdlms.errors import UserError
 from sdlms.models.calibration import DeviceMemory, bytes_to_leave
-from sdlms.models.device import memory_of, n_cuda_devices, read_cuda_memory
+from sdlms.models.device import dtype_of, memory_of, n_cuda_devices, read_cuda_memory
+from sdlms.models.failures import quiet_transformers
+from sdlms.models.fresh import empty_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -74,19 +75,42 @@ def check_device_map(device_map: DeviceMap, device: str) -> None:
 
 
 def decided_modules(
-    device_map: DeviceMap, config: "PreTrainedConfig", dtype: torch.dtype, free_memory: str
-) -> ModuleDevices | None:
+    device_map: DeviceMap,
+    config: "PreTrainedConfig",
+    dtype: str,
+    free_memory: str,
+    device: torch.device,
+) -> tuple[ModuleDevices | None, torch.device]:
     """Where `--device-map` puts each module of a base model on this machine; None: on one device.
 
     Args:
         device_map: as `--device-map` has it.
         config: the model's; no weights are read.
-        dtype: of the weights.
+        dtype: of the weights, as `--dtype` has it; `auto` is that of the device which is returned.
         free_memory: as `--free-memory` has it.
+        device: what `--device` means.
+
+    Returns:
+        The map, and the device that speaks for it: `device` itself where there is no map.
+
+    Raises:
+        UserError: the type is not for the device which the map falls back on.
     """
     if device_map == "none":
-        return None
-    return planned_modules(config, dtype, room_for_weights(free_memory))
+        return None, device
+    room = room_for_weights(free_memory)
+    modules = planned_modules(config, dtype_of(dtype, device), room)
+    used = first_device(modules)
+    if dtype_of(dtype, used) != dtype_of(dtype, device):  # weights of another size
+        modules = planned_modules(config, dtype_of(dtype, used), room)
+    return modules, used
+
+
+def first_device(modules: ModuleDevices) -> torch.device:
+    """The device by which a map is known: its first CUDA device, or else MPS, or else the CPU."""
+    if indices := [place for place in modules.values() if isinstance(place, int)]:
+        return torch.device("cuda", min(indices))
+    return torch.device("mps") if "mps" in modules.values() else CPU
 
 
 def planned_modules(
@@ -101,19 +125,12 @@ def planned_modules(
     """
     from accelerate import infer_auto_device_map  # type: ignore[import-untyped]
     from accelerate.utils import get_balanced_memory  # type: ignore[import-untyped]
-    from transformers import AutoModel
 
-    with torch.device("meta"):
-        model = AutoModel.from_config(  # type: ignore[no-untyped-call]
-            copy.deepcopy(config), dtype=dtype
-        )
-    whole = list(model._no_split_modules or [])
-    balanced = get_balanced_memory(model, max_memory, no_split_module_classes=whole, dtype=dtype)
-    return dict(
-        infer_auto_device_map(
-            model, max_memory=balanced, no_split_module_classes=whole, dtype=dtype
-        )
-    )
+    with quiet_transformers():
+        model = empty_model(config, dtype)
+        whole = {"no_split_module_classes": list(model._no_split_modules or []), "dtype": dtype}
+        balanced = get_balanced_memory(model, max_memory, **whole)
+        return dict(infer_auto_device_map(model, max_memory=balanced, **whole))
 
 
 def room_for_weights(free_memory: str) -> dict[int | str, int] | None:

@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy", "accelerate")
+MATTERING = ("torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy")  # to every run
+PACKAGES = (*MATTERING, "accelerate", "datasets", "pyarrow", "huggingface_hub")
 
 
 def package_version() -> str:
@@ -37,6 +38,12 @@ def _version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def mattering(made_by: dict[str, Any]) -> dict[str, Any]:
+    """Of the package versions in a `start` record, those that `--resume` asks to be the same."""
+    packages = made_by.get("packages") or {}
+    return {name: packages.get(name) for name in MATTERING}
 
 
 def git_state(package: Path) -> dict[str, Any] | None:

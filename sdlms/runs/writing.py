@@ -39,12 +39,12 @@ from sdlms.runs.folder import (
 )
 from sdlms.runs.meta import META, Record
 from sdlms.runs.open_run import OpenRun
-from sdlms.runs.provenance import package_version, provenance
+from sdlms.runs.provenance import mattering, package_version, provenance
 from sdlms.runs.reading import Run, differences, list_runs
 from sdlms.storage.files import sha256_of, sync
 
 DISK_SLACK = 1.05
-MATCHED = ("stage", "config", "resolved", "version", "packages")
+MATCHED = ("stage", "config", "resolved", "version")
 LABEL = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -147,11 +147,11 @@ class RunWriter:
 
     def _find_partial(self, resolved: Record) -> Run | None:
         """The newest partial run with the same config, inputs and versions."""
-        versions = package_version(), provenance().get("packages")
-        wanted = (self.stage, self.config, resolved, *versions)
+        packages = mattering(provenance())
+        wanted = (self.stage, self.config, resolved, package_version(), packages)
         for run in reversed(list_runs(self.options.artifacts, partial=True)):
             start = run.start
-            found = tuple(start.get(key) for key in MATCHED)
+            found = (*(start.get(key) for key in MATCHED), mattering(start))
             if is_partial(run.path) and found == wanted:
                 return run
         LOGGER.warning(

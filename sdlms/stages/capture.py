@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sdlms.command import ComputeConfig
-from sdlms.errors import UserError, did_you_mean
+from sdlms.errors import UserError
 from sdlms.models.architectures import SITES, n_layers
 from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of
+from sdlms.models.settings import check_at_least, check_batching, check_sites
 from sdlms.progress import LOGGER
 from sdlms.runs.writing import RunWriter
 from sdlms.tasks import DEFAULT_MANIFEST, Task, check_field, load_tasks
@@ -68,17 +69,17 @@ class Config(ComputeConfig):
         """Check what can be checked before anything is read."""
         super().__post_init__()
         check_layers(self.layers)
-        if not self.site:
-            raise UserError(f"--site is empty. Choose from {', '.join(SITES)}.")
-        for site in self.site:
-            if site not in SITES:
-                raise UserError(f"--site: unknown site '{site}'.{did_you_mean(site, SITES)}")
+        check_sites(self.site)
         for name, least in (("max_tokens", 1), ("skip_first", 0), ("batch_tokens", 0)):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} must be >= {least}, got {getattr(self, name)}.")
+            check_at_least(name, getattr(self, name), least)
         if self.texts is not None and self.tasks != (DEFAULT_MANIFEST,):
-            raise UserError("--tasks and --texts exclude each other. Give one of them.")
+            raise UserError(
+                "--tasks and --texts exclude each other (a --config file counts). "
+                f"Give one of them; `--tasks {DEFAULT_MANIFEST}` is the default."
+            )
+        if not self.tasks:
+            raise UserError("--tasks is empty. Name a manifest, or tasks of the default one.")
+        check_batching(self.batch_tokens, self.free_memory, self.device_map)
         check_field(self.texts, self.field)
 
 
@@ -88,7 +89,7 @@ class Plan:
 
     Attributes:
         inputs: model and tokens.
-        device: where the model will run.
+        device: where the model will run, unless it is spread.
         header: what is stored, with the width of each site and layer.
         rules: how each site and layer is measured.
         sample: documents from which thresholds are estimated; empty when all are fixed.
@@ -146,10 +147,11 @@ def _plan(config: Config) -> Plan:
     reinit_seed = config.seed if config.control == "reinit" else None
     source, model_config = read_model(config.model, config.revision, reinit_seed)
     layers = layers_of(config.layers, n_layers(model_config))
-    header = header_of(source, model_config, config.site, layers, config.store_dtype)
+    dtype, control = config.store_dtype, config.control
+    header = header_of(source, model_config, config.site, layers, dtype, control)
     tasks = load_tasks(config.tasks, config.texts, config.field)
     texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
-    permute = config.control == "permute-tokens"
+    permute = control == "permute-tokens"
     budget = Budget(config.max_tokens, config.skip_first, config.seed, permute)
     inputs = read_inputs(source, model_config, texts, budget)
     rules = {
@@ -157,9 +159,8 @@ def _plan(config: Config) -> Plan:
     }
     readable = masked_lengths(inputs.tokens.rows)
     check_readable(inputs.tokens.rows, readable)
-    sample = documents_within(readable, SAMPLE_TOKENS, config.seed)
-    if all(rule.fixed_threshold for rule in rules.values()):
-        sample = []
+    fixed = all(rule.fixed_threshold for rule in rules.values())
+    sample = [] if fixed else documents_within(readable, SAMPLE_TOKENS, config.seed)
     return Plan(inputs, device, header, rules, sample, tasks)
 
 
@@ -182,16 +183,16 @@ def _resolved(config: Config, plan: Plan) -> dict[str, Any]:
 def _decisions(config: Config, plan: Plan) -> dict[str, Any]:
     """What `auto` means on this machine, decided by capability."""
     from sdlms.models.batching import DEFAULT_BUDGET
-    from sdlms.models.device import decisions, dtype_of
+    from sdlms.models.device import decisions
     from sdlms.models.spreading import decided_modules
 
-    dtype = dtype_of(config.dtype, plan.device)
+    modules, device = decided_modules(
+        config.device_map, plan.inputs.config, config.dtype, config.free_memory, plan.device
+    )
     return {
-        **decisions(plan.device, config.dtype, config.threads),
-        "device_map": decided_modules(
-            config.device_map, plan.inputs.config, dtype, config.free_memory
-        ),
-        "batch_tokens": config.batch_tokens or DEFAULT_BUDGET[plan.device.type],
+        **decisions(device, config.dtype, config.threads),
+        "device_map": modules,
+        "batch_tokens": config.batch_tokens or DEFAULT_BUDGET[device.type],
         "layers": plan.header.layers,
         "store_dtype": plan.header.store_dtype,
     }
@@ -199,7 +200,7 @@ def _decisions(config: Config, plan: Plan) -> dict[str, Any]:
 
 def _announce(config: Config, plan: Plan, decided: dict[str, Any], out: RunWriter) -> None:
     """Log what will happen, and what was left out of the documents."""
-    from sdlms.models.device import announcement
+    from sdlms.models.device import announcement, device_of
     from sdlms.models.tokens import warn_of_truncation
 
     LOGGER.info(
@@ -209,7 +210,7 @@ def _announce(config: Config, plan: Plan, decided: dict[str, Any], out: RunWrite
     )
     if config.control != "none":
         LOGGER.info(f"a control, not the model itself: {config.control}, seed {config.seed}")
-    LOGGER.info(announcement(plan.device, decided))
+    LOGGER.info(announcement(device_of(decided["device"]), decided))
     for task in plan.tasks:
         if task.n_duplicates:
             LOGGER.warning(f"{task.name}: {task.n_duplicates} duplicate documents dropped")
@@ -228,7 +229,7 @@ def _load(config: Config, plan: Plan, decided: dict[str, Any], out: RunWriter) -
     from sdlms.acts.capturing import Capturing
     from sdlms.models.device import DTYPES, set_threads
     from sdlms.models.loading import load_base_model
-    from sdlms.models.spreading import Spread
+    from sdlms.models.spreading import Spread, cuda_devices
 
     set_threads(decided["threads"])
     modules = decided["device_map"]
@@ -243,7 +244,7 @@ def _load(config: Config, plan: Plan, decided: dict[str, Any], out: RunWriter) -
     )
     if earlier := [*out.events("budget_calibrated"), *out.events("batch_halved")]:
         capturing.budget = earlier[-1]["batch_tokens"]
-    elif plan.device.type == "cuda" and not config.batch_tokens:
+    elif cuda_devices(capturing.model) and not config.batch_tokens:
         capturing.calibrate(plan.rows, config.free_memory)
         out.event("budget_calibrated", batch_tokens=capturing.budget)
     return capturing

@@ -79,6 +79,23 @@ def test_budget_and_padding_change_results_only_within_tolerance(
             np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
 
 
+def test_a_budget_beyond_a_block_fills_its_batches(
+    model: PreTrainedModel, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch never crosses a block, so that blocks must grow with the budget."""
+    monkeypatch.setattr("sdlms.acts.capturing.BLOCK_TOKENS", 16)
+    run, sizes = Recording.run, []
+
+    def counted(self: Recording, ids: torch.Tensor, mask: torch.Tensor | None = None) -> object:
+        sizes.append(ids.numel())
+        return run(self, ids, mask)
+
+    monkeypatch.setattr(Recording, "run", counted)
+    budget = sum(LENGTHS) // 2
+    capturing(model, tmp_path, budget).save(tmp_path / "a.h5", rows, "capture")
+    assert max(sizes) > 0.7 * budget > 16
+
+
 def test_streamed_statistics_equal_those_of_the_file(
     model: PreTrainedModel, rows: Rows, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from sdlms.models.fresh import fresh_model, state_hash
+from sdlms.models.fresh import empty_model, fresh_model, state_hash
 from tests.models.tiny_models import CASES, config_of
 
 
@@ -69,6 +69,17 @@ def test_same_shapes_other_values_than_the_trained_model(
     }
     matrices = [name for name, x in trained.items() if x.dim() == 2]
     assert not [name for name in matrices if torch.equal(fresh[name], trained[name])]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_empty_model_has_the_shapes_and_no_memory(name: str) -> None:
+    config = config_of(name)
+    settings = config.to_dict()
+    empty = empty_model(config, torch.bfloat16)
+    assert {parameter.device.type for parameter in empty.parameters()} == {"meta"}
+    fresh = {name: x.shape for name, x in fresh_model(config, 0).state_dict().items()}
+    assert {name: x.shape for name, x in empty.state_dict().items()} == fresh
+    assert config.to_dict() == settings
 
 
 def test_a_hash_sees_every_bit_and_every_name() -> None:

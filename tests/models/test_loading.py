@@ -14,6 +14,7 @@ from sdlms.errors import UserError
 from sdlms.models.fresh import fresh_model
 from sdlms.models.loading import (
     ModelSource,
+    check_buildable,
     find_model,
     load_base_model,
     load_config,
@@ -97,6 +98,7 @@ def test_a_hub_model_comes_from_the_cache_under_hf_home(
         ("./nowhere", "no folder that exists, and no hub id"),
         ("someone/absent", "cannot be reached and the cache does not hold it"),
         ("gpt2", "cannot be reached and the cache does not hold it"),
+        ("someone/sdlms-small", "cannot be reached and the cache does not hold it"),
         ("some one/what?", "no hub id"),
         ("some--one/tiny", "the hub refuses"),
     ],
@@ -126,12 +128,69 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
         ("{", "cannot read its config"),
         ('{"model_type": "no_such_family"}', "cannot read its config"),
         ("{}", "cannot read its config"),
+        ("null", "cannot read its config"),
     ],
 )
 def test_a_broken_config_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
         load_config(find_model(str(tmp_path), None))
+
+
+def changed(model: Path, folder: Path, **changes: object) -> ModelSource:
+    """A copy of a model with another config."""
+    source = copied(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return source
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": "48"}, "'hidden_size'.* expected int, got str"),
+        ({"max_position_embeddings": None}, "'max_position_embeddings'.* got NoneType"),
+        ({"num_attention_heads": 7}, "not divisible by the number of attention heads"),
+        ({"num_attention_heads": 0}, "cannot read its config"),
+    ],
+)
+def test_an_invalid_config_says_which_setting_and_why(
+    tiny_model: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    source = changed(tiny_model, tmp_path / "m", **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_be_built_is_found_without_its_weights(
+    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = changed(tiny_model, tmp_path / "m", hidden_act="no_such")
+    with pytest.raises(UserError, match="its config asks for 'no_such', which transformers"):
+        check_buildable(source, load_config(source))
+    (source.folder / "model.safetensors").unlink()
+    sound = ModelSource("sound", tiny_model)
+    check_buildable(sound, load_config(sound))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_weights_that_are_read_are_hashed(tiny_model: Path, tmp_path: Path) -> None:
+    source = copied(tiny_model, tmp_path / "m")
+    expected = weight_hashes(source)
+    (source.folder / "consolidated.safetensors").write_bytes(b"junk")
+    assert weight_hashes(source) == expected
+    model = load_base_model(source, torch.float32, CPU)
+    (source.folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no \*\.safetensors weights"):
+        weight_hashes(source)
+    model.save_pretrained(source.folder, max_shard_size="200KB")
+    shards = {path.name for path in source.folder.glob("model-*.safetensors")}
+    assert weight_hashes(source).keys() == shards
+    assert len(shards) > 1
+    (source.folder / min(shards)).unlink()
+    with pytest.raises(UserError, match=f"its weights lack the file {min(shards)}"):
+        weight_hashes(source)
 
 
 def test_pickled_weights_are_not_read(tiny_model: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sdlms.errors import UserError
+from sdlms.models import spreading
 from sdlms.models.architectures import SITES, architecture_of, blocks_of, n_layers
 from sdlms.models.fresh import fresh_model
 from sdlms.models.loading import ModelSource, load_base_model, load_config
@@ -19,6 +20,7 @@ from sdlms.models.spreading import (
     check_device_map,
     cuda_devices,
     decided_modules,
+    first_device,
     input_device,
     is_spread,
     planned_modules,
@@ -84,7 +86,7 @@ def test_fresh_weights_may_be_split_too(source: ModelSource, tmp_path: Path) -> 
 
 def test_a_model_that_fits_is_not_spread(source: ModelSource, tmp_path: Path) -> None:
     config = load_config(source)
-    modules = decided_modules("auto", config, torch.bfloat16, "auto")
+    modules = decided_modules("auto", config, "bfloat16", "auto", CPU)[0]
     assert modules is not None
     if torch.cuda.is_available():
         return
@@ -128,7 +130,41 @@ def test_planning_reads_no_weights_and_leaves_the_config_alone() -> None:
     modules = planned_modules(config, torch.bfloat16, {"cpu": 10**9})
     assert modules == {"": "cpu"}
     assert config.to_dict() == before
-    assert decided_modules("none", config, torch.bfloat16, "auto") is None
+    assert decided_modules("none", config, "bfloat16", "auto", CPU) == (None, CPU)
+
+
+@pytest.mark.parametrize(
+    ("modules", "device"),
+    [
+        ({"": "cpu"}, "cpu"),
+        ({"a": "cpu", "b": "disk"}, "cpu"),
+        ({"": "mps"}, "mps"),
+        ({"a": "cpu", "b": 3, "c": 1, "d": "disk"}, "cuda:1"),
+        ({"a": 0}, "cuda:0"),
+    ],
+)
+def test_a_map_is_known_by_the_first_gpu_it_uses(modules: ModuleDevices, device: str) -> None:
+    assert first_device(modules) == torch.device(device)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_type_is_that_of_the_device_which_the_map_uses(
+    monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    """A GPU without room: what runs on the CPU is planned in the CPU's type."""
+    planned = []
+
+    def plan(config: object, dtype: torch.dtype, room: object) -> ModuleDevices:
+        planned.append(dtype)
+        return {"": 0 if fits else "cpu"}
+
+    types = {"cuda": torch.bfloat16, "cpu": torch.float32}
+    monkeypatch.setattr(spreading, "planned_modules", plan)
+    monkeypatch.setattr(spreading, "dtype_of", lambda name, device: types[device.type])
+    cuda = torch.device("cuda", 0)
+    found = decided_modules("auto", config_of("llama"), "auto", "auto", cuda)
+    assert found == (({"": 0}, cuda) if fits else ({"": "cpu"}, CPU))
+    assert planned == ([torch.bfloat16] if fits else [torch.bfloat16, torch.float32])
 
 
 def test_blocks_are_kept_whole(

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.runs.provenance import PACKAGES, git_state, package_version, provenance
+from sdlms.runs.provenance import (
+    MATTERING,
+    PACKAGES,
+    git_state,
+    mattering,
+    package_version,
+    provenance,
+)
 
 
 @pytest.fixture
@@ -34,6 +41,9 @@ def git(folder: Path, *words: str) -> str:
 def test_it_names_versions_host_and_command() -> None:
     made_by = provenance()
     assert made_by["version"] == package_version() == metadata.version("sdlms")
+    assert mattering(made_by).keys() == set(MATTERING)
+    assert mattering({}) == dict.fromkeys(MATTERING)
+    assert mattering(made_by).items() < made_by["packages"].items()
     assert made_by["packages"] == {name: metadata.version(name) for name in PACKAGES}
     assert made_by["argv"] == sys.argv
     assert made_by["host"]

@@ -19,6 +19,7 @@ from sdlms.runs import open_run, writing
 from sdlms.runs import reading as runs
 from sdlms.runs.folder import hidden_name, is_partial, make_read_only
 from sdlms.runs.meta import META
+from sdlms.runs.provenance import provenance
 from sdlms.runs.reading import Run, list_runs, remove, verify
 from sdlms.runs.writing import RunOptions, RunWriter
 
@@ -69,6 +70,21 @@ def test_another_device_or_other_packages_do_not_continue_a_run(
     with writer(tmp_path, resume=True) as again:
         again.start({}, {"device": "cuda:0"})
         assert not again.resumed
+
+
+def test_packages_that_matter_to_some_runs_only_do_not_stop_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by = provenance()
+    monkeypatch.setattr(writing, "provenance", lambda: made_by)
+    with pytest.raises(RuntimeError), writer(tmp_path) as out:
+        out.start({}, {})
+        raise RuntimeError
+    others = {**made_by, "packages": {**made_by["packages"], "accelerate": None, "pyarrow": "0"}}
+    monkeypatch.setattr(writing, "provenance", lambda: others)
+    with writer(tmp_path, resume=True) as again:
+        again.start({}, {})
+        assert again.resumed
 
 
 def test_a_run_is_hidden_until_it_is_complete(tmp_path: Path) -> None:

@@ -249,7 +249,8 @@ import atexit, os, signal, sys
 from pathlib import Path
 from sdlms.acts import capturing
 from sdlms.cli import main
-capturing.BLOCK_TOKENS = 128
+from sdlms.models import batching
+capturing.BLOCK_TOKENS = batching.DEFAULT_BUDGET["cpu"] = 128
 fatal, calls, whole = int(sys.argv.pop(1)), 0, os.getpid()
 def dying(call):
     def count(*args, **kwargs):
@@ -300,11 +301,13 @@ def test_an_interrupt_leaves_a_run_that_resumes(
     cli: Cli, work: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sdlms.acts import capturing
+    from sdlms.models import batching
     from sdlms.models.recording import Recording
 
     arguments = ["capture", "--model", tiny_model, "--tasks", "qa", *SMALL]
     assert cli(*arguments) == 0
     monkeypatch.setattr(capturing, "BLOCK_TOKENS", 100)
+    monkeypatch.setitem(batching.DEFAULT_BUDGET, "cpu", 100)  # a block is never smaller
     run, calls = Recording.run, []
 
     def interrupted(self: Recording, ids: torch.Tensor, mask: torch.Tensor | None = None) -> object:
@@ -451,6 +454,8 @@ def test_long_documents_are_cut_counted_and_warned_of(
         (["--texts", "binary.txt"], "binary"),
         (["--tasks", "./broken.jsonl"], "broken.jsonl:2"),
         (["--tasks", "./hollow.jsonl"], "task 'b' has no documents"),
+        (["--config", "some.toml", "--texts", "taken"], "(a --config file counts). Give one of th"),
+        (["--tasks", "", "--model", "./nowhere"], "--tasks is empty"),
         (["--config", "typo.toml"], "unknown key 'max_token'. Did you mean 'max_tokens'?"),
         (["--no-such-flag"], "--no-such-flag"),
     ],
@@ -465,6 +470,7 @@ def test_bad_input_is_one_line_and_loads_no_model(
     (work / "broken.jsonl").write_text('{"task": "a", "text": "fine"}\n{"task": "a"\n')
     (work / "hollow.jsonl").write_text('{"task": "a", "text": "x"}\n{"task": "b", "text": "x"}\n')
     (work / "typo.toml").write_text("max_token = 5\n")
+    (work / "some.toml").write_text('tasks = ["qa"]\n')
 
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("a model is loaded")

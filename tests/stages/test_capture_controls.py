@@ -84,6 +84,9 @@ def test_a_control_is_marked_repeatable_and_of_the_same_documents(
     for column in ("layer", "site", "task", "n_tokens", "n_documents"):
         assert [row[column] for row in rows] == [row[column] for row in originals]
     assert rows != originals
+    for run, name in ((one, control), (plain, "none")):
+        with h5py.File(run / "activations.h5") as file:
+            assert file.attrs["control"] == name
     other = captured(cli, work, *model, "--control", control, "--seed", 6)
     assert outputs(other)["activations.h5"] != outputs(one)["activations.h5"]
 

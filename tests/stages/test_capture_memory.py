@@ -1,14 +1,16 @@
 """Memory and the capture stage: models spread over devices, and the measured token budget."""
 
 import importlib.util
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from sdlms.models import spreading
+from sdlms.models import batching, spreading
 from sdlms.models.recording import Recording
 from sdlms.runs.meta import MetaWriter
 from sdlms.runs.reading import Run, list_runs
@@ -57,6 +59,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
 
     monkeypatch.setattr(Recording, "run", interrupted)
     monkeypatch.setattr(capturing, "BLOCK_TOKENS", 200)
+    for device in ("cpu", "cuda"):  # a block is never smaller than the budget
+        monkeypatch.setitem(batching.DEFAULT_BUDGET, device, 200)
     return sizes
 
 
@@ -126,6 +130,8 @@ def test_on_a_gpu_the_budget_is_measured_once(
         (["--device-map", "balanced"], "--device-map: expected one of none, auto"),
         (["--device", "cpu", "--free-memory", "8GB"], "--free-memory 8GB is for CUDA devices"),
         (["--device-map", "auto", "--model", "sdlms-absent"], "--model 'sdlms-absent'"),
+        (["--free-memory", "8 apples", "--model", "./absent"], "--free-memory '8 apples' is nei"),
+        (["--free-memory", "8GB", "--batch-tokens", "9"], "both set the size of a batch"),
     ],
 )
 def test_bad_settings_are_one_clear_line(
@@ -134,6 +140,20 @@ def test_bad_settings_are_one_clear_line(
     assert cli("capture", *arguments) == 2
     err = capsys.readouterr().err
     assert message in err
+    assert err.count("\n") == 1
+    assert list_runs(work / "artifacts", partial=True) == []
+
+
+@pytest.mark.parametrize("device_map", ["none", "auto"])
+def test_a_model_that_cannot_be_built_leaves_no_run(
+    cli: Cli, work: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], device_map: str
+) -> None:
+    shutil.copytree(tiny_model, work / "model")
+    config = json.loads((work / "model/config.json").read_text())
+    (work / "model/config.json").write_text(json.dumps({**config, "hidden_act": "gelu_foo"}))
+    assert cli("capture", "--model", "model", "--device-map", device_map, *TASKS) == 2
+    err = capsys.readouterr().err
+    assert "its config asks for 'gelu_foo'" in err
     assert err.count("\n") == 1
     assert list_runs(work / "artifacts", partial=True) == []
 
