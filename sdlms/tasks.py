@@ -123,8 +123,7 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
         found.sources[texts.name] = sha256_of(texts)
         return _as_tasks(texts, {name: found})
     names = (tasks,) if isinstance(tasks, str) else tasks
-    if not names:
-        raise UserError("--tasks is empty. Name a manifest, or tasks of the default one.")
+    _refuse_none(names)
     if len(names) == 1 and (manifest := manifest_path(names[0])) is not None:
         return read_manifest(manifest)
     default = manifest_path(DEFAULT_MANIFEST)
@@ -133,14 +132,26 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
     return _choose(read_manifest(default), names)
 
 
-def check_field(texts: Path | None, field: str) -> None:
-    """Check `--field` before anything is read.
+def check_sources(tasks: tuple[str, ...], texts: Path | None, field: str) -> None:
+    """Check `--tasks`, `--texts` and `--field` before anything is read.
 
     Raises:
-        UserError: a key is named where no records are read.
+        UserError: no tasks or tasks and texts are named, or a key where no records are read.
     """
+    _refuse_none(tasks)
+    if texts is not None and tasks != (DEFAULT_MANIFEST,):
+        raise UserError(
+            "--tasks and --texts exclude each other (a --config file counts). "
+            f"Give one of them; `--tasks {DEFAULT_MANIFEST}` is the default."
+        )
     if field != DEFAULT_FIELD and (texts is None or not holds_records(texts)):
         raise UserError(f"--field {field} is for --texts FILE.jsonl or FILE.parquet.")
+
+
+def _refuse_none(names: tuple[str, ...]) -> None:
+    """Refuse an empty `--tasks`."""
+    if not names:
+        raise UserError("--tasks is empty. Name a manifest, or tasks of the default one.")
 
 
 def manifest_path(name: str) -> Path | None:

@@ -139,7 +139,7 @@ def test_imports_follow_the_table(name: str) -> None:
         ("acts/statistics.py", "from h5py import File"),
         ("acts/statistics.py", "import sae_lens"),
         ("storage/flat.py", "import pickle"),
-        ("figures/sparsity.py", "from sdlms.models import loading"),
+        ("figures/sizes.py", "from sdlms.models import loading"),
         ("runs/writing.py", "import tests.test_layout"),
     ],
 )

@@ -21,7 +21,7 @@ from sdlms.storage import assets
 from sdlms.storage.texts import PARAGRAPH_WORDS
 from sdlms.tasks import (
     Task,
-    check_field,
+    check_sources,
     content_hash,
     embedded_manifests,
     load_tasks,
@@ -157,14 +157,14 @@ class TestTexts:
 
     @pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.jsonl.zst", "a.parquet"])
     def test_a_field_may_be_named_where_there_are_records(self, name: str) -> None:
-        check_field(Path(name), "body")
+        check_sources(("probe",), Path(name), "body")
 
     @pytest.mark.parametrize("name", ["a.txt", "a.gz", "jsonl", None])
     def test_a_field_of_anything_else_is_refused(self, name: str | None) -> None:
         texts = Path(name) if name else None
-        check_field(texts, "text")
+        check_sources(("probe",), texts, "text")
         with pytest.raises(UserError) as error:
-            check_field(texts, "body")
+            check_sources(("probe",), texts, "body")
         assert str(error.value) == "--field body is for --texts FILE.jsonl or FILE.parquet."
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +23,6 @@ MARKERS = (
 )
 NOTE = "lines are 95 % intervals over documents, hidden where they are shorter than the point"
 Row = dict[str, str]
-LegendPlace = Literal["outside right center", "outside lower center"]
 
 
 @dataclass(frozen=True)
@@ -115,17 +113,16 @@ def quieten(panel: Axes) -> None:
     panel.set_axisbelow(True)
 
 
-def add_frame(figure: Figure, title: str, place: LegendPlace, n_columns: int) -> None:
+def add_frame(figure: Figure, title: str, n_columns: int) -> None:
     """What surrounds the panels: title, what the lines mean, and the legend of the tasks.
 
     Args:
         figure: with all its panels drawn.
         title: above them.
-        place: of the legend.
         n_columns: of the legend.
     """
     figure.suptitle(f"{title}\n{NOTE}", fontsize=10)
     drawn = figure.axes[0].containers
     points = [task[0] for task in drawn]  # without intervals, which say nothing there
     labels = [str(task.get_label()) for task in drawn]
-    figure.legend(points, labels, loc=place, ncols=n_columns, frameon=False)
+    figure.legend(points, labels, loc="outside lower center", ncols=n_columns, frameon=False)

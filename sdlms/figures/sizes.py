@@ -59,7 +59,7 @@ def sizes_figure(runs: Sequence[Run], title: str, site: str = "mlp_act") -> Figu
     for panel in axes.flat:  # when all is drawn: panels of a row share their limits
         quieten(panel)
     axes[0, 0].set_xticks([0, 0.25, 0.5, 0.75])
-    add_frame(figure, title, "outside lower center", n_columns=len(styles))
+    add_frame(figure, title, n_columns=len(styles))
     return figure
 
 

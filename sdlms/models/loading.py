@@ -20,13 +20,12 @@ from sdlms.models.hub_files import fetch, fetch_weights, weight_files
 from sdlms.models.spreading import Spread
 from sdlms.progress import LOGGER
 from sdlms.storage.assets import asset_folder
-from sdlms.storage.cards import embedded_models
+from sdlms.storage.cards import CONFIG_FILE, embedded_models
 from sdlms.storage.files import sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-CONFIG_FILE = "config.json"
 TOKENIZER_FILES = [
     "tokenizer*",
     "special_tokens_map.json",

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,12 @@ class MetaWriter:
             raise ValueError("the run is finished; nothing can be written into it")
         with self._appending:
             whole = os.fstat(self._descriptor).st_size
-            try:
+            with ExitStack() as undo:
+                undo.callback(os.ftruncate, self._descriptor, whole)
                 while lines:
                     lines = lines[os.write(self._descriptor, lines) :]
                 os.fsync(self._descriptor)
-            except BaseException:
-                os.ftruncate(self._descriptor, whole)
-                raise
+                undo.pop_all()
 
     def close(self) -> None:
         """Give the file back."""

@@ -4,7 +4,7 @@ import logging
 import resource
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from sdlms.progress import LOGGER, readable_seconds
@@ -41,7 +41,8 @@ class OpenRun:
 
     def seal(self, summary: Record) -> None:
         """Write the last records, all at once; what goes wrong until then is the run's failure."""
-        try:
+        with ExitStack() as failing:
+            failing.push(self._note_failure)
             remove_empty_folders(self.folder)
             outputs = self.outputs.records(apart={META, LOG})
             records = [event_record("output", fields) for fields in outputs]
@@ -50,9 +51,11 @@ class OpenRun:
             self._close_log()
             records.append(event_record("log", self.outputs.record(LOG)))
             self.meta.finish(records, done)
-        except BaseException as error:
+
+    def _note_failure(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Note the end of what is about to be raised; it goes on."""
+        if error is not None:
             self.note_end(error)
-            raise
 
     def _done(self, summary: Record) -> Record:
         """The last record: what the run took, in this try."""

@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,15 +168,14 @@ class RunWriter:
         stem += f"_{self.options.label}" if self.options.label else ""
         artifacts.mkdir(parents=True, exist_ok=True)
         path = reserve(artifacts, stem)
-        try:
+        with ExitStack() as undo:  # until something is written that could be resumed
+            undo.callback(shutil.rmtree, path, ignore_errors=True)
             (path / META).touch()
             self._acquire(path)
             self._open_run = OpenRun(path)
             start = {"stage": self.stage, "config": self.config, "label": self.options.label}
             self.event("start", **start, resolved=resolved, decided=decided, **made_by)
-        except BaseException:  # nothing that could be resumed was written
-            shutil.rmtree(path, ignore_errors=True)
-            raise
+            undo.pop_all()
         sync(artifacts)
 
     def _take_up(self, earlier: Run, decided: Record) -> Record:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sdlms.command import ComputeConfig
-from sdlms.errors import UserError
 from sdlms.models.architectures import SITES, n_layers
 from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of
 from sdlms.models.settings import check_at_least, check_batching, check_sites
 from sdlms.progress import LOGGER
 from sdlms.runs.writing import RunWriter
-from sdlms.tasks import DEFAULT_MANIFEST, Task, check_field, load_tasks
+from sdlms.tasks import DEFAULT_MANIFEST, Task, check_sources, load_tasks
 
 if TYPE_CHECKING:
     import torch
@@ -72,15 +71,8 @@ class Config(ComputeConfig):
         check_sites(self.site)
         for name, least in (("max_tokens", 1), ("skip_first", 0), ("batch_tokens", 0)):
             check_at_least(name, getattr(self, name), least)
-        if self.texts is not None and self.tasks != (DEFAULT_MANIFEST,):
-            raise UserError(
-                "--tasks and --texts exclude each other (a --config file counts). "
-                f"Give one of them; `--tasks {DEFAULT_MANIFEST}` is the default."
-            )
-        if not self.tasks:
-            raise UserError("--tasks is empty. Name a manifest, or tasks of the default one.")
         check_batching(self.batch_tokens, self.free_memory, self.device_map)
-        check_field(self.texts, self.field)
+        check_sources(self.tasks, self.texts, self.field)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sdlms.storage.assets import asset_folder
 from sdlms.storage.files import sha256_of
 
 CARD = "card.json"
-CONFIG = "config.json"
+CONFIG_FILE = "config.json"
 REQUIRED = {
     "parameters": int,
     "training_tokens": int,
@@ -104,7 +104,7 @@ class CheckedFile:
 
 def embedded_models() -> list[str]:
     """Names of the models that ship with the package."""
-    return sorted(path.parent.name for path in asset_folder("models").glob(f"*/{CONFIG}"))
+    return sorted(path.parent.name for path in asset_folder("models").glob(f"*/{CONFIG_FILE}"))
 
 
 def find_card(model: str) -> Card:
@@ -125,7 +125,7 @@ def read_card(folder: Path) -> Card:
     Raises:
         UserError: `card.json` or `config.json` is missing, malformed, or lacks a field.
     """
-    fields, config = _read_object(folder / CARD), _read_object(folder / CONFIG)
+    fields, config = _read_object(folder / CARD), _read_object(folder / CONFIG_FILE)
     for name, kind in REQUIRED.items():
         if not isinstance(fields.get(name), kind):
             raise _damaged(folder / CARD, f"'{name}' is missing or malformed")
@@ -133,7 +133,7 @@ def read_card(folder: Path) -> Card:
     if not losses or not all(isinstance(loss, int | float) for loss in losses):
         raise _damaged(folder / CARD, "'loss_per_token_nats' is missing or malformed")
     if absent := [name for name in SHAPE.values() if name not in config]:
-        raise _damaged(folder / CONFIG, f"'{absent[0]}' is missing")
+        raise _damaged(folder / CONFIG_FILE, f"'{absent[0]}' is missing")
     return Card(folder, fields, {ours: config[theirs] for ours, theirs in SHAPE.items()})
 
 

@@ -68,7 +68,7 @@ def test_the_frame_explains_lines_and_tasks_once() -> None:
     for panel in figure.subplots(1, 2):
         for style in task_styles(ROWS[:3], width=0.5):
             draw_task(panel, style, one, one, one)
-    add_frame(figure, "a title", "outside lower center", n_columns=3)
+    add_frame(figure, "a title", n_columns=3)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["task 0", "task 1", "task 2"]
     assert figure.get_suptitle() == f"a title\n{NOTE}"

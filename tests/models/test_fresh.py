@@ -55,7 +55,10 @@ def test_random_numbers_of_the_process_are_left_alone() -> None:
 
 @pytest.mark.parametrize("seed", [0, 2**64 - 1])
 def test_the_first_and_the_last_seed_are_taken(seed: int) -> None:
-    fresh_model(config_of("gpt2"), seed)
+    weights = fresh_model(config_of("gpt2"), seed)
+    assert all(torch.isfinite(weight).all() for weight in weights.parameters())
+    assert state_hash(weights) == state_hash(fresh_model(config_of("gpt2"), seed))
+    assert state_hash(weights) != state_hash(fresh_model(config_of("gpt2"), 1))
 
 
 def test_same_shapes_other_values_than_the_trained_model(

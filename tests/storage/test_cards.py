@@ -10,7 +10,7 @@ from sdlms.errors import UserError
 from sdlms.storage import assets
 from sdlms.storage.cards import (
     CARD,
-    CONFIG,
+    CONFIG_FILE,
     SHAPE,
     checked_files,
     embedded_models,
@@ -25,14 +25,14 @@ CONFIG_FIELDS = {theirs: number for number, theirs in enumerate(SHAPE.values(), 
 def make_model(folder: Path, **fields: Any) -> Path:
     """A folder with two files and a card that tells the truth about both, `fields` aside."""
     folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(json.dumps(CONFIG_FIELDS))
+    (folder / CONFIG_FILE).write_text(json.dumps(CONFIG_FIELDS))
     (folder / "model.safetensors").write_bytes(b"weights")
     card = {
         "name": folder.name,
         "parameters": 7,
         "training_tokens": 100,
         "loss_per_token_nats": {"math": 1.0, "qa": 4.0},
-        "sha256": {name: sha256_of(folder / name) for name in (CONFIG, "model.safetensors")},
+        "sha256": {name: sha256_of(folder / name) for name in (CONFIG_FILE, "model.safetensors")},
     }
     (folder / CARD).write_text(json.dumps({**card, **fields}))
     return folder
@@ -66,22 +66,22 @@ def test_every_field_is_kept_and_the_shape_is_in_our_words(tmp_path: Path) -> No
     assert card.mean_loss_nats == 2.5
     assert card.fields["facts"] == {"n": 3} and card.fields["seed"] == 5
     assert card.shape == {ours: CONFIG_FIELDS[theirs] for ours, theirs in SHAPE.items()}
-    assert card.size_bytes == len(b"weights") + (tmp_path / "m" / CONFIG).stat().st_size
+    assert card.size_bytes == len(b"weights") + (tmp_path / "m" / CONFIG_FILE).stat().st_size
 
 
 def test_each_file_gets_its_verdict(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "m")
     assert {file.verdict for file in checked_files(read_card(folder))} == {"as in the card"}
-    (folder / CONFIG).write_text(json.dumps({**CONFIG_FIELDS, "extra": 1}))
+    (folder / CONFIG_FILE).write_text(json.dumps({**CONFIG_FIELDS, "extra": 1}))
     (folder / "model.safetensors").unlink()
     (folder / "notes.txt").write_text("added")
     found = {file.name: file for file in checked_files(read_card(folder))}
     assert {name: file.verdict for name, file in found.items()} == {
-        CONFIG: "differs from the card",
+        CONFIG_FILE: "differs from the card",
         "model.safetensors": "missing",
         "notes.txt": "not in the card",
     }
-    assert found[CONFIG].sha256 == sha256_of(folder / CONFIG)
+    assert found[CONFIG_FILE].sha256 == sha256_of(folder / CONFIG_FILE)
     assert (found["model.safetensors"].sha256, found["model.safetensors"].size_bytes) == ("", 0)
     assert found["notes.txt"].size_bytes == 5
 
@@ -90,12 +90,12 @@ def test_each_file_gets_its_verdict(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         (CARD, None, "card.json: No such file or directory"),
-        (CONFIG, None, "config.json: No such file or directory"),
+        (CONFIG_FILE, None, "config.json: No such file or directory"),
         (CARD, b"{", "not valid JSON"),
         (CARD, b"[" * 100_000, "not valid JSON"),
         (CARD, b"\xff", "not valid JSON"),
-        (CONFIG, b"[]", "not a JSON object"),
-        (CONFIG, b"{}", "'num_hidden_layers' is missing"),
+        (CONFIG_FILE, b"[]", "not a JSON object"),
+        (CONFIG_FILE, b"{}", "'num_hidden_layers' is missing"),
     ],
 )
 def test_damage_is_one_line(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
