@@ -12,7 +12,7 @@ from transformers import GPTNeoXForCausalLM
 
 from benchmarks.workload import CPU, LAYERS
 from sdlms.models.forward import padded_inputs
-from sdlms.storage.activations import Rows
+from sdlms.storage.rows import Rows
 
 NAMES = [f"blocks.{layer}.mlp.hook_post" for layer in LAYERS]
 CONTEXT = 256

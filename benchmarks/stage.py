@@ -21,8 +21,9 @@ from sdlms.models.tokens import Tokens, documents_within
 from sdlms.runs.reading import Run, list_runs, remove
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.stages import capture
-from sdlms.storage.activations import Header, Rows, dataset_name
+from sdlms.storage.activations import Header, dataset_name
 from sdlms.storage.counts import masked_lengths
+from sdlms.storage.rows import Rows
 from sdlms.tasks import Task
 
 

@@ -23,7 +23,7 @@ from benchmarks.workload import (
     run_whole,
 )
 from sdlms.models.forward import padded_inputs
-from sdlms.storage.activations import Rows
+from sdlms.storage.rows import Rows
 
 DOCUMENTS = 8
 TOLERANCE = 1e-4  # of final hidden states, which are of order 1

@@ -30,9 +30,10 @@ from sdlms.models.layers import DEFAULT_LAYERS, layers_of
 from sdlms.models.loading import load_base_model
 from sdlms.models.recording import recording
 from sdlms.models.tokens import Budget, Text
-from sdlms.storage.activations import Rows, dataset_name
+from sdlms.storage.activations import dataset_name
 from sdlms.storage.assets import asset_folder
 from sdlms.storage.cards import embedded_models
+from sdlms.storage.rows import Rows
 from sdlms.tasks import load_tasks
 
 MANIFEST = "training"

@@ -34,8 +34,8 @@ from benchmarks.workload import (
     mixed_lengths,
 )
 from sdlms.acts.capturing import Capturing
-from sdlms.storage.activations import Rows
 from sdlms.storage.files import sha256_of
+from sdlms.storage.rows import Rows
 
 DEFAULT_WAY_TOKENS = 8_000  # its list of caches and its logits fill the memory
 ONE_ROUNDING = {"atol": 2e-6, "rtol": 2**-10}  # of float16

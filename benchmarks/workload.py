@@ -17,8 +17,9 @@ from sdlms.models.device import set_threads
 from sdlms.models.forward import padded_inputs
 from sdlms.models.loading import ModelSource, load_base_model
 from sdlms.models.recording import recording
-from sdlms.storage.activations import Header, Rows
+from sdlms.storage.activations import Header
 from sdlms.storage.assets import asset_folder
+from sdlms.storage.rows import Rows
 
 LAYERS = [2, 3, 5]  # 25 %, 50 % and 75 % of six layers
 CPU = torch.device("cpu")

@@ -31,17 +31,11 @@ from sdlms.models.forward import Checkpointer, Recorded, Worker, forward_batch
 from sdlms.models.recording import Recording, recording
 from sdlms.models.spreading import cuda_devices, input_device, read_memory
 from sdlms.progress import LOGGER, Progress
-from sdlms.storage.activations import (
-    Header,
-    Key,
-    Rows,
-    create_activations,
-    dataset_name,
-    document_blocks,
-)
+from sdlms.storage.activations import Header, Key, create_activations, dataset_name
 from sdlms.storage.counts import read_counts
 from sdlms.storage.files import write_atomically
 from sdlms.storage.flat import FlatWriter
+from sdlms.storage.rows import Rows, document_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

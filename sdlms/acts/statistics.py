@@ -15,16 +15,10 @@ from torch import Tensor
 from sdlms.errors import UserError
 from sdlms.numerics.quantiles import bits_of_keys, column_quantile, ordered_keys
 from sdlms.numerics.sparsity import document_statistics, magnitudes, rectified
-from sdlms.storage.activations import (
-    ActivationsReader,
-    Key,
-    Rows,
-    StoreDtype,
-    dataset_name,
-    document_blocks,
-)
+from sdlms.storage.activations import ActivationsReader, Key, StoreDtype, dataset_name
 from sdlms.storage.counts import read_counts
 from sdlms.storage.flat import Array, FlatWriter
+from sdlms.storage.rows import Rows, document_blocks
 
 FIRING_QUANTILE = 0.9
 # Tokens of a document resemble each other: on the embedded model and tasks, units fire on 0.100 of

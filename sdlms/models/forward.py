@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdlms.models.recording import Key, Recording
-from sdlms.storage.activations import Rows
+from sdlms.storage.rows import Rows
 
 Recorded = dict[Key, Tensor]
 Arguments = ParamSpec("Arguments")

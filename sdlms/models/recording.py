@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from sdlms.models.architectures import Architecture, Site, architecture_of, blocks_of
 
 Key = tuple[Site, int]
+Keep = Callable[[Key, Tensor], Any]
 
 
 class _AllRecorded(Exception):
@@ -30,9 +31,9 @@ class Recording:
         self._model = model
         self._keys = keys
         self._shape: torch.Size | None = None
-        self._recorded: dict[Key, Tensor] = {}
+        self._recorded: dict[Key, Any] = {}
+        self._keep: Keep | None = None
 
-    @torch.no_grad()
     def run(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[Key, Tensor]:
         """Run the model until everything asked for is recorded; no gradients, no cache.
 
@@ -50,9 +51,19 @@ class Recording:
             ValueError: If the model is in training mode (dropout would act).
             RuntimeError: If the forward ended before everything was recorded.
         """
+        return self.run_keeping(None, input_ids, attention_mask)
+
+    @torch.no_grad()
+    def run_keeping(
+        self, keep: Keep | None, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> dict[Key, Any]:
+        """As `run`, but keep of each tensor, at the moment when it is there, what `keep` returns.
+
+        What is pooled on the spot need not wait, whole, for the last layer.
+        """
         if self._model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
-        self._shape, self._recorded = input_ids.shape, {}
+        self._shape, self._recorded, self._keep = input_ids.shape, {}, keep
         try:
             with suppress(_AllRecorded):
                 self._model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -61,14 +72,15 @@ class Recording:
                 raise RuntimeError(f"the forward ended without passing {missing}")
             return self._recorded
         finally:
-            self._shape, self._recorded = None, {}
+            self._shape, self._recorded, self._keep = None, {}, None
 
     def _record(self, key: Key, tensor: Tensor) -> None:
         """Keep a reference; stop the forward with the last one. Outside `run`: do nothing."""
         if self._shape is None:
             return
         # OPT flattens batch and token around its MLP.
-        self._recorded[key] = tensor.view(*self._shape, -1) if tensor.dim() == 2 else tensor
+        tensor = tensor.view(*self._shape, -1) if tensor.dim() == 2 else tensor
+        self._recorded[key] = tensor if self._keep is None else self._keep(key, tensor)
         if len(self._recorded) == len(self._keys):
             raise _AllRecorded
 

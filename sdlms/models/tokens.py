@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sdlms.errors import UserError
 from sdlms.progress import LOGGER
-from sdlms.storage.activations import Rows
+from sdlms.storage.rows import Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,6 +96,22 @@ def tokenize(
         kept.extend(
             _within_budget(tokenizer, _shuffled(texts, budget.seed), context, budget.max_tokens)
         )
+    return _tokens(tokenizer, kept, budget)
+
+
+def tokenize_all(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Text], context: int
+) -> Tokens:
+    """Tokenise every document, in the order given."""
+    tokenizer.truncation_side = "right"
+    everything = Budget(max_tokens=0, skip_first=0, seed=0)
+    return _tokens(tokenizer, list(_encoded(tokenizer, texts, context)), everything)
+
+
+def _tokens(
+    tokenizer: "PreTrainedTokenizerBase", kept: Sequence[_Encoded], budget: Budget
+) -> Tokens:
+    """What was kept, one document after another."""
     ids = np.concatenate([np.array(item.ids, dtype=np.int32) for item in kept])
     offsets = np.concatenate([[0], np.cumsum([len(item.ids) for item in kept])]).astype(np.int64)
     special = np.isin(ids, sorted(special_ids(tokenizer)))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sdlms.acts.capturing import Capturing
     from sdlms.acts.statistics import Rule
     from sdlms.models.inputs import Inputs
-    from sdlms.storage.activations import Header, Key, Rows
+    from sdlms.storage.activations import Header, Key
+    from sdlms.storage.rows import Rows
 
 ACTIVATIONS = "activations.h5"
 COUNTS = "counts.h5"

@@ -8,14 +8,17 @@
 /documents/id, /task   [document]      fixed-length UTF-8 bytes
 ```
 File attributes: format, version, model, revision, sites, layers, activation_function, gated,
-control.
+control, dims, pools, origin.
+
+Pooled activations lie in the same file: without tokens (`dims` has no `s`) rows are documents, and
+`/tokens` is absent; what was pooled over layers lies in `/<site>/layers_pooled`, one layer that was
+selected alone in its own data set (`dims` has no `l`). `pools` says how, in order: `mean s`.
+A file without `dims` is `blsh`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -23,56 +26,13 @@ from numpy.typing import NDArray
 
 from sdlms.errors import UserError
 from sdlms.storage.flat import Array, Blank, create_flat
+from sdlms.storage.rows import Rows
 
 FORMAT = "sdlms activations"
 VERSION = 1
 StoreDtype = Literal["float16", "float32", "bfloat16"]
 Key = tuple[str, int]  # site, layer
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which rows belong to which document; the same in every file of a run.
-
-    Attributes:
-        ids: `[token]` int32.
-        mask: `[token]` uint8, 1 where statistics read.
-        offsets: `[document + 1]` int64.
-        document_ids: sha256 prefix of each document's text.
-        document_tasks: each document's task.
-    """
-
-    ids: NDArray[np.int32]
-    mask: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
-    document_ids: list[str]
-    document_tasks: list[str]
-
-    @property
-    def n_tokens(self) -> int:
-        """Rows in all."""
-        return len(self.ids)
-
-    @property
-    def n_documents(self) -> int:
-        """Documents in all."""
-        return len(self.document_ids)
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """`[document]` tokens of each document."""
-        return np.diff(self.offsets)
-
-    def subset(self, documents: list[int]) -> "Rows":
-        """The rows of some documents, in that order."""
-        pieces = [slice(self.offsets[d], self.offsets[d + 1]) for d in documents]
-        return Rows(
-            ids=np.concatenate([self.ids[piece] for piece in pieces]),
-            mask=np.concatenate([self.mask[piece] for piece in pieces]),
-            offsets=np.concatenate([[0], np.cumsum(self.lengths[documents])]).astype(np.int64),
-            document_ids=[self.document_ids[d] for d in documents],
-            document_tasks=[self.document_tasks[d] for d in documents],
-        )
+POOLED = -1  # in the place of the layer: what was pooled over layers
 
 
 @dataclass(frozen=True)
@@ -85,6 +45,10 @@ class Header:
         store_dtype: the stored type.
         control: `none`, or what was done to the weights (`reinit`) or the tokens
             (`permute-tokens`) so that there is something to compare with.
+        dims: axes, of b document, l layer, s token, h unit; without s rows are documents.
+        pools: what was pooled before, in order: `mean s`, `max l`.
+        pooled_layers: the layers that were pooled, where some were.
+        origin: fingerprint of what they were made of, where it was taken.
     """
 
     model: str
@@ -94,6 +58,10 @@ class Header:
     activation_function: str
     gated: bool
     control: str = "none"
+    dims: str = "blsh"
+    pools: tuple[str, ...] = ()
+    pooled_layers: tuple[int, ...] = ()
+    origin: str = ""
 
     @property
     def sites(self) -> list[str]:
@@ -102,13 +70,14 @@ class Header:
 
     @property
     def layers(self) -> list[int]:
-        """The layers, ascending."""
-        return sorted({layer for _, layer in self.units})
+        """The layers, in order; where they were pooled, those."""
+        named = [layer for _, layer in self.units if layer != POOLED]
+        return list(dict.fromkeys([*named, *self.pooled_layers]))
 
 
 def dataset_name(key: Key) -> str:
     """Where one site and layer lies."""
-    return f"/{key[0]}/layer_{key[1]}"
+    return f"/{key[0]}/layers_pooled" if key[1] == POOLED else f"/{key[0]}/layer_{key[1]}"
 
 
 def numpy_dtype(store_dtype: StoreDtype) -> np.dtype[np.generic]:
@@ -144,11 +113,15 @@ def predicted_bytes(header: Header, n_tokens: int) -> int:
 
 def create_activations(path: Path, header: Header, rows: Rows) -> None:
     """Allocate the file; the activations are then written with a `FlatWriter`."""
-    datasets: dict[str, Array | Blank] = dict(row_datasets(rows))
+    tokens = "s" in header.dims
+    datasets: dict[str, Array | Blank] = dict(
+        row_datasets(rows) if tokens else document_datasets(rows)
+    )
+    n_rows = rows.n_tokens if tokens else rows.n_documents
     for key, width in header.units.items():
         store_dtype = header.store_dtype[key[0]]
         datasets[dataset_name(key)] = Blank(
-            (rows.n_tokens, width), numpy_dtype(store_dtype), {"dtype": store_dtype}
+            (n_rows, width), numpy_dtype(store_dtype), {"dtype": store_dtype}
         )
     create_flat(
         path,
@@ -163,8 +136,18 @@ def create_activations(path: Path, header: Header, rows: Rows) -> None:
             "activation_function": header.activation_function,
             "gated": header.gated,
             "control": header.control,
+            "dims": header.dims,
+            "pools": list(header.pools),
+            "origin": header.origin,
         },
     )
+
+
+class Place(NamedTuple):
+    """Where the rows of a data set lie in its file, in bytes."""
+
+    offset: int
+    row_bytes: int
 
 
 class ActivationsReader:
@@ -198,10 +181,62 @@ class ActivationsReader:
         return Rows(
             ids=self._file["/tokens/ids"][:],
             mask=self._file["/tokens/mask"][:],
-            offsets=self._file["/tokens/offsets"][:],
-            document_ids=[text.decode() for text in self._file["/documents/id"][:]],
-            document_tasks=[text.decode() for text in self._file["/documents/task"][:]],
+            offsets=self.offsets(),
+            document_ids=self.documents("id"),
+            document_tasks=self.documents("task"),
         )
+
+    def offsets(self) -> NDArray[np.int64]:
+        """`[document + 1]`, the rows of each document; without tokens it has one."""
+        if "/tokens" not in self._file:
+            return np.arange(len(self._file["/documents/id"]) + 1, dtype=np.int64)
+        offsets: NDArray[np.int64] = self._file["/tokens/offsets"][:]
+        return offsets
+
+    def documents(self, name: Literal["id", "task"]) -> list[str]:
+        """Each document's id or task."""
+        return [text.decode() for text in self._file[f"/documents/{name}"][:]]
+
+    def header(self) -> Header:
+        """What the activations are of."""
+        found = self.attributes
+        layers = [int(layer) for layer in found["layers"]]
+        sites = [str(site) for site in found["sites"]]
+        pooled = dataset_name((sites[0], POOLED)) in self._file
+        keys = [
+            key
+            for site in sites
+            for key in ([(site, POOLED)] if pooled else [(site, layer) for layer in layers])
+        ]
+        units = {key: int(self._file[dataset_name(key)].shape[1]) for key in keys}
+        return Header(
+            model=str(found["model"]),
+            revision=str(found["revision"]),
+            units=units,
+            store_dtype={site: self.store_dtype((site, layer)) for site, layer in units},
+            activation_function=str(found["activation_function"]),
+            gated=bool(found["gated"]),
+            control=str(found["control"]),
+            dims=str(found.get("dims", "blsh")),
+            pools=tuple(str(pool) for pool in found.get("pools", ())),
+            pooled_layers=tuple(layers) if pooled else (),
+            origin=str(found.get("origin", "")),
+        )
+
+    def place(self, name: str) -> "Place":
+        """Where a data set lies in the file.
+
+        Raises:
+            UserError: it is chunked or compressed.
+        """
+        data = self._file[name]
+        offset = data.id.get_offset()
+        if offset is None and data.size:
+            raise UserError(
+                f"{self._file.filename}: {name} is chunked or compressed; activations are read "
+                "where they lie. Undo it: h5repack -l CONTI -f NONE IN OUT"
+            )
+        return Place(int(offset or 0), int(np.prod(data.shape[1:])) * data.dtype.itemsize)
 
     def store_dtype(self, key: Key) -> StoreDtype:
         """The stored type of one site and layer."""
@@ -214,15 +249,3 @@ class ActivationsReader:
             self._data[key] = self._file[dataset_name(key)]
         rows: Array = self._data[key][first:last]
         return rows
-
-
-def document_blocks(offsets: NDArray[np.int64], block_tokens: int) -> Iterator[tuple[int, int]]:
-    """Cut documents into runs `(first, last)` of at most `block_tokens` rows, at least one each."""
-    first = 0
-    n_documents = len(offsets) - 1
-    while first < n_documents:
-        limit = offsets[first] + block_tokens
-        last = int(np.searchsorted(offsets, limit, side="right")) - 1
-        last = max(last, first + 1)
-        yield first, last
-        first = last

@@ -17,8 +17,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.storage.activations import Key, Rows, dataset_name, document_datasets
+from sdlms.storage.activations import Key, dataset_name, document_datasets
 from sdlms.storage.flat import Array, Blank, create_flat
+from sdlms.storage.rows import Rows
 
 FORMAT = "sdlms counts"
 VERSION = 1

@@ -15,9 +15,10 @@ from sdlms.models.device import read_cuda_memory
 from sdlms.models.loading import ModelSource, load_base_model
 from sdlms.models.recording import Recording
 from sdlms.models.spreading import Spread, is_spread
-from sdlms.storage.activations import ActivationsReader, Header, Rows
+from sdlms.storage.activations import ActivationsReader, Header
 from sdlms.storage.counts import create_counts, read_counts
 from sdlms.storage.flat import FlatWriter
+from sdlms.storage.rows import Rows
 
 LENGTHS = [7, 1, 30, 12, 12, 64]
 KEYS = [("mlp_act", 1), ("resid_post", 1)]

@@ -6,9 +6,9 @@ import pytest
 
 from sdlms.acts.sparsity import COLUMNS, sparsity_rows
 from sdlms.acts.statistics import rule_of
-from sdlms.storage.activations import Rows
 from sdlms.storage.counts import create_counts
 from sdlms.storage.flat import FlatWriter
+from sdlms.storage.rows import Rows
 from sdlms.storage.tables import read_table, write_table
 
 KEYS = {("mlp_act", 2): 4, ("resid_post", 0): 4}

@@ -22,15 +22,10 @@ from sdlms.acts.statistics import (
     rule_of,
 )
 from sdlms.errors import UserError
-from sdlms.storage.activations import (
-    Header,
-    Rows,
-    StoreDtype,
-    create_activations,
-    dataset_name,
-)
+from sdlms.storage.activations import Header, StoreDtype, create_activations, dataset_name
 from sdlms.storage.counts import create_counts, read_counts
 from sdlms.storage.flat import FlatWriter
+from sdlms.storage.rows import Rows
 
 KEY = ("mlp_act", 0)
 WIDTH = 7

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdlms.models.forward import Checkpointer, Worker, padded_inputs
-from sdlms.storage.activations import Rows
+from sdlms.storage.rows import Rows
 
 ROWS = Rows(
     ids=np.arange(10, 19, dtype=np.int32),

@@ -10,13 +10,12 @@ from sdlms.errors import UserError
 from sdlms.storage.activations import (
     ActivationsReader,
     Header,
-    Rows,
     create_activations,
     dataset_name,
-    document_blocks,
     predicted_bytes,
 )
 from sdlms.storage.flat import FlatWriter
+from sdlms.storage.rows import Rows, document_blocks
 
 
 def some_rows(lengths: list[int]) -> Rows:

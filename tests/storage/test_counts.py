@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sdlms.storage import counts
-from sdlms.storage.activations import Rows
 from sdlms.storage.counts import create_counts, masked_lengths, read_counts, task_counts
 from sdlms.storage.flat import FlatWriter
+from sdlms.storage.rows import Rows
 
 KEY = ("mlp_act", 2)
 

@@ -1,0 +1,132 @@
+"""Results kept on disk, found again by what they were made of.
+
+```
+<folder>/<fingerprint of the source>/<layers, pools, …>.h5
+```
+An entry that holds more layers or documents than are asked for serves, and so does one that was
+not pooled yet. Entries are kept in the stored type; casting comes afterwards.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sdlms.acts.description import Description
+from sdlms.acts.file_source import FileSource
+from sdlms.acts.plan import Plan
+from sdlms.acts.saving import result_header, save_plan
+from sdlms.acts.sources import Source
+from sdlms.errors import UserError
+from sdlms.progress import LOGGER
+from sdlms.storage.row_file import find_rows
+
+VARIABLE = "SDLMS_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where results are kept: `SDLMS_CACHE`, or `sdlms` in the user's cache folder."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sdlms"
+
+
+def cached(source: Source, plan: Plan, path: Path | None) -> tuple[Source, Plan]:
+    """A source on disk that holds what a plan gives, made now unless it exists.
+
+    Args:
+        source: what the plan reads.
+        plan: what is wanted.
+        path: the file; without it the cache folder decides.
+
+    Returns:
+        The source, and the plan that makes of it what was wanted.
+
+    Raises:
+        UserError: `path` holds something else.
+    """
+    origin = source.fingerprint()
+    folder = cache_folder() / origin[:32]
+    entries = sorted(folder.glob("*.h5")) if path is None else [path] if path.exists() else []
+    for entry in entries:
+        if (found := _served_by(entry, origin, source, plan)) is not None:
+            LOGGER.info("read from the cache: %s", entry)
+            return found
+    if entries and path is not None:
+        raise UserError(f"{path} holds other activations. Choose another name, or remove it.")
+    stored = replace(plan, dtype=None, device=None)
+    path = path or folder / f"{_entry_name(source.description, stored)}.h5"
+    save_plan(source, stored, path, origin)
+    found = _served_by(path, origin, source, plan)
+    assert found is not None
+    return found
+
+
+def _entry_name(source: Description, plan: Plan) -> str:
+    """Names one result of a source."""
+    header = result_header(source, plan)
+    known = [header.dims, header.pools, header.layers, plan.chosen(source).tolist()]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+
+
+def _served_by(
+    path: Path, origin: str, source: Source, plan: Plan
+) -> tuple[FileSource, Plan] | None:
+    """A file as a source, and the plan that is left to do; None where it holds too little."""
+    file = find_rows(path)
+    entry = FileSource(file, file.header.sites[0])
+    held, wanted = entry.description, source.description
+    done = held.header.pools[len(wanted.header.pools) :]
+    if held.header.origin != origin or done not in ((), tuple(str(p) for p in plan.pools)):
+        return None
+    documents = _found(held, wanted, plan)
+    layers_pooled = bool(done) and plan.pool("l") is not None
+    if layers_pooled and held.layers != plan.layers:
+        return None
+    if documents is None or not set(plan.layers) <= set(held.layers):
+        return None
+    everything = len(documents) == held.n_documents and bool(
+        (documents == np.arange(len(documents))).all()
+    )
+    left = Plan(
+        layers=plan.layers,
+        one_layer=plan.one_layer and held.has_layers,
+        documents=None if everything else documents,
+        pools=() if done else plan.pools,
+        dtype=plan.dtype,
+        device=plan.device,
+    )
+    if not plan.one_layer and wanted.has_layers and not held.has_layers and not layers_pooled:
+        return None  # one layer was kept without its axis; the axis is wanted
+    return entry, left
+
+
+def _found(
+    held: Description, wanted: Description, plan: Plan
+) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
+    """Indices of the wanted documents among those held; None where one is missing."""
+    index = {name: i for i, name in enumerate(held.document_ids)}
+    if len(index) < held.n_documents or len(set(wanted.document_ids)) < wanted.n_documents:
+        return None  # ids that occur twice name nothing
+    names = [wanted.document_ids[i] for i in plan.chosen(wanted)]
+    if not all(name in index for name in names):
+        return None
+    return np.array([index[name] for name in names], dtype=np.int64)
+
+
+@contextmanager
+def spilled(source: Source, plan: Plan) -> Iterator[FileSource]:
+    """The result of a plan in a file that lives as long as the block."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="spill-", dir=folder) as temporary:
+        path = Path(temporary) / "activations.h5"
+        save_plan(source, plan, path)
+        yield FileSource(find_rows(path), source.description.site)

@@ -1,0 +1,180 @@
+"""Activations in `activations.h5`: only the rows and layers that are asked for are read."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sdlms.acts.description import Description, Ranges
+from sdlms.acts.sources import Cost, Reduce, Take, Wanted, blocks_of, largest_block
+from sdlms.errors import UserError
+from sdlms.runs.reading import Run, find_run
+from sdlms.storage.activations import POOLED, Key, dataset_name, numpy_dtype
+from sdlms.storage.flat import Array
+from sdlms.storage.row_file import IDS, MASK, OpenRows, RowFile, find_rows
+
+ACTIVATIONS = "activations.h5"
+
+
+class FileSource:
+    """One site of a finished file.
+
+    Attributes:
+        description: what is in it.
+        bytes_read: so far, over all scans.
+    """
+
+    all_layers_at_once = False
+
+    def __init__(self, file: RowFile, site: str, digest: str | None = None) -> None:
+        """Describe the site; `digest` is the file's sha256 where it is known."""
+        header = file.header
+        self.file, self.digest = file, digest
+        self.bytes_read = 0
+        layers = [layer for where, layer in header.units if where == site]
+        self.description = Description(
+            dims=header.dims,
+            site=site,
+            layers=header.pooled_layers if layers == [POOLED] else tuple(layers),
+            n_units=header.units[site, layers[0]],
+            dtype=getattr(torch, header.store_dtype[site]),
+            lengths=np.diff(file.offsets),
+            document_ids=file.document_ids,
+            document_tasks=file.document_tasks,
+            header=header,
+        )
+
+    @property
+    def place(self) -> str:
+        """The file's name and site."""
+        return f"{self.file.path.name} {self.description.site}"
+
+    def mask(self, ranges: Ranges) -> NDArray[np.bool_]:
+        """`[row]`, which rows statistics read."""
+        if not self.description.has_tokens:
+            return np.ones(ranges.n_rows, dtype=np.bool_)
+        return self._tokens(MASK, ranges, np.dtype(np.uint8)).astype(np.bool_)
+
+    def ids(self, ranges: Ranges) -> NDArray[np.int32]:
+        """`[row]` token ids."""
+        return self._tokens(IDS, ranges, np.dtype(np.int32)).astype(np.int32)
+
+    def _tokens(self, name: str, ranges: Ranges, dtype: np.dtype[np.generic]) -> Array:
+        """A data set `[token]` at some ranges."""
+        values = np.empty(ranges.n_rows, dtype=dtype)
+        with self.file.open() as rows:
+            _fill(rows, name, ranges.starts(self.file.offsets), ranges.lengths, values)
+            self.bytes_read += rows.bytes_read
+        return values
+
+    def scan(self, wanted: Wanted, reduce: Reduce, take: Take) -> None:
+        """Read block by block; layer after layer, as they lie, unless they are wanted together."""
+        ranges, blocks = wanted.ranges, blocks_of(wanted.ranges)
+        steps = (
+            [(layer, block) for block in blocks for layer in wanted.layers]
+            if wanted.together
+            else [(layer, block) for layer in wanted.layers for block in blocks]
+        )
+        starts = ranges.starts(self.file.offsets)
+        buffer = self._buffer(ranges)
+        with self.file.open() as rows:
+            for step, (layer, block) in enumerate(steps):
+                if step + 1 < len(steps):
+                    self._expect(rows, *steps[step + 1], starts, ranges.lengths)
+                lengths = ranges.lengths[block]
+                stored = buffer[: lengths.sum()]
+                _fill(rows, dataset_name(self._key(layer)), starts[block], lengths, stored)
+                acts = torch.from_numpy(stored).view(self.description.dtype)
+                take(layer, block, reduce(block, acts))
+            self.bytes_read += rows.bytes_read
+
+    def _expect(
+        self,
+        rows: OpenRows,
+        layer: int,
+        block: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        """Announce the next block, if it lies in one piece."""
+        first, last = int(starts[block[0]]), int(starts[block[-1]] + lengths[block[-1]])
+        if last - first == lengths[block].sum():
+            rows.expect(dataset_name(self._key(layer)), first, last)
+
+    def _buffer(self, ranges: Ranges) -> Array:
+        """Room for the largest block, `[row, unit]`."""
+        dtype = numpy_dtype(self.file.header.store_dtype[self.description.site])
+        return np.empty((largest_block(ranges), self.description.n_units), dtype=dtype)
+
+    def _key(self, layer: int) -> Key:
+        """The data set of a layer."""
+        site = self.description.site
+        return (site, POOLED) if (site, POOLED) in self.file.header.units else (site, layer)
+
+    def cost(self, wanted: Wanted) -> Cost:
+        """The rows of each layer, and their mask where it is needed."""
+        row_bytes = self.description.n_units * self.description.dtype.itemsize
+        mask_bytes = 1 if wanted.masked and self.description.has_tokens else 0
+        activations = len(wanted.layers) * wanted.ranges.n_rows * (row_bytes + mask_bytes)
+        return Cost(
+            bytes_read=activations + wanted.n_searched,
+            buffer_bytes=self._buffer(wanted.ranges).nbytes,
+        )
+
+    def fingerprint(self) -> str:
+        """Of the file's sha256 where a run recorded it, otherwise of its path, size and time."""
+        known = self.digest or [str(self.file.path.resolve()), *self.file.state]
+        return hashlib.sha256(json.dumps([known, self.description.site]).encode()).hexdigest()
+
+
+def _fill(
+    rows: OpenRows,
+    name: str,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    values: Array,
+) -> None:
+    """Read ranges one after another into `values`; what adjoins on disk is read in one piece."""
+    if len(starts) == 0:
+        return
+    breaks = np.flatnonzero(starts[1:] != (starts + lengths)[:-1]) + 1
+    filled = np.concatenate([[0], np.cumsum(lengths)])
+    for first, last in zip([0, *breaks], [*breaks, len(starts)], strict=True):
+        piece = values[filled[first] : filled[last]]
+        if len(piece):
+            rows.read_into(name, int(starts[first]), [piece])
+
+
+def file_source(run_or_path: Run | Path | str, artifacts: Path, site: str | None) -> FileSource:
+    """The activations of a run, or of a file.
+
+    Args:
+        run_or_path: a run, its path or name, `latest`, or a file that `Acts.save` wrote.
+        artifacts: where runs are looked for by name.
+        site: which one; may be left out where there is only one.
+
+    Raises:
+        UserError: there is no such run or file, or it has no activations, or several sites.
+    """
+    digest = None
+    if not isinstance(run_or_path, Run) and Path(run_or_path).is_file():
+        path = Path(run_or_path)
+    else:
+        run = run_or_path if isinstance(run_or_path, Run) else find_run(artifacts, str(run_or_path))
+        path = run.path / ACTIVATIONS
+        recorded = {record["path"]: record["sha256"] for record in run.all_of("output")}
+        digest = recorded.get(ACTIVATIONS)
+        if digest is None:
+            raise UserError(
+                f"{run.name} holds no {ACTIVATIONS}. Capture without --no-save: sdlms capture"
+            )
+    file = find_rows(path)
+    sites = file.header.sites
+    if site is None and len(sites) > 1:
+        raise UserError(f"{path} holds the sites {', '.join(sites)}; choose one (--site).")
+    if site is not None and site not in sites:
+        raise UserError(f"{path} holds no site '{site}', but {', '.join(sites)}.")
+    return FileSource(file, site or sites[0], digest)

@@ -1,0 +1,236 @@
+"""Where activations come from: what every source can do, and the one that is a tensor."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdlms.acts.description import DIMS, STORE_DTYPES, Description, Ranges
+from sdlms.errors import UserError
+from sdlms.storage.activations import Header
+from sdlms.storage.rows import document_blocks
+
+BLOCK_TOKENS = 8192
+Positions = NDArray[np.int64]
+Reduce = Callable[[Positions, Tensor], list[Tensor]]
+Take = Callable[[int, Positions, list[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a scan will take.
+
+    Attributes:
+        bytes_read: from the disk, activations and mask.
+        buffer_bytes: held while it runs, beside what is made of it.
+        forward_tokens: that a model runs over.
+    """
+
+    bytes_read: int = 0
+    buffer_bytes: int = 0
+    forward_tokens: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a scan reads.
+
+    Attributes:
+        ranges: the rows.
+        layers: of the source's.
+        masked: whether the mask of the rows is read beside each layer.
+        together: whether all layers of the same positions must come one after another.
+        n_searched: rows whose mask is read once, apart from that.
+    """
+
+    ranges: Ranges
+    layers: Sequence[int]
+    masked: bool
+    together: bool
+    n_searched: int = 0
+
+
+class Source(Protocol):
+    """Activations that are read when they are asked for."""
+
+    @property
+    def description(self) -> Description:
+        """What they are of."""
+
+    @property
+    def place(self) -> str:
+        """What it is, in a few words, the same on every machine."""
+
+    @property
+    def all_layers_at_once(self) -> bool:
+        """Whether one layer costs what all of them cost, so that they are to be made together."""
+
+    def mask(self, ranges: Ranges) -> NDArray[np.bool_]:
+        """`[row]`, which rows statistics read, range by range."""
+
+    def ids(self, ranges: Ranges) -> NDArray[np.int32]:
+        """`[row]` token ids, range by range; -1 where they are not known."""
+
+    def scan(self, wanted: "Wanted", reduce: Reduce, take: Take) -> None:
+        """Read every range of every layer once.
+
+        Args:
+            wanted: what is read.
+            reduce: makes what is needed of `[row, unit]` in the stored type, the rows of some
+                positions in `wanted.ranges` one after another. It may be called again for rows
+                that it has seen, and what it returns may be rows themselves.
+            take: is given a layer, the positions, and what `reduce` made of their rows; rows among
+                it are overwritten afterwards.
+        """
+
+    def cost(self, wanted: "Wanted") -> Cost:
+        """What a scan will take."""
+
+    def fingerprint(self) -> str:
+        """Names the content: the same for the same activations, another for others."""
+
+
+def blocks_of(ranges: Ranges) -> list[Positions]:
+    """Positions, in blocks of about `BLOCK_TOKENS` rows."""
+    bounds = document_blocks(ranges.offsets, BLOCK_TOKENS)
+    return [np.arange(first, last, dtype=np.int64) for first, last in bounds]
+
+
+def steps_of(ranges: Ranges) -> NDArray[np.int64]:
+    """`[row]` 0, 1, … within each range."""
+    return np.arange(ranges.n_rows) - np.repeat(ranges.offsets[:-1], ranges.lengths)
+
+
+def largest_block(ranges: Ranges) -> int:
+    """Rows of the largest block."""
+    return max((int(ranges.lengths[block].sum()) for block in blocks_of(ranges)), default=0)
+
+
+class TensorSource:
+    """Activations in memory."""
+
+    place = "tensor"
+    all_layers_at_once = False
+
+    def __init__(self, tensor: Tensor, mask: Tensor | None, description: Description) -> None:
+        """Take a tensor as it is described; use `tensor_source`."""
+        self.tensor, self.mask_tensor, self.description = tensor, mask, description
+
+    def mask(self, ranges: Ranges) -> NDArray[np.bool_]:
+        """`[row]`, which rows statistics read."""
+        if self.mask_tensor is None:
+            return np.ones(ranges.n_rows, dtype=np.bool_)
+        mask = self.mask_tensor.cpu().numpy()
+        columns = steps_of(ranges) + np.repeat(ranges.first, ranges.lengths)
+        kept: NDArray[np.bool_] = mask[np.repeat(ranges.documents, ranges.lengths), columns]
+        return kept
+
+    def ids(self, ranges: Ranges) -> NDArray[np.int32]:
+        """Nobody knows."""
+        return np.full(ranges.n_rows, -1, dtype=np.int32)
+
+    def scan(self, wanted: Wanted, reduce: Reduce, take: Take) -> None:
+        """Hand over every range, block by block, layers within."""
+        for positions in blocks_of(wanted.ranges):
+            for layer in wanted.layers:
+                rows = self._rows(layer, wanted.ranges.at(positions))
+                take(layer, positions, reduce(positions, rows))
+
+    def _rows(self, layer: int, ranges: Ranges) -> Tensor:
+        """`[row, unit]` of one layer."""
+        if self.description.has_layers:
+            acts = self.tensor[:, self.description.layers.index(layer)]
+        else:
+            acts = self.tensor
+        if not self.description.has_tokens:
+            return acts[torch.from_numpy(ranges.documents).to(acts.device)]
+        rows = torch.from_numpy(np.repeat(ranges.documents, ranges.lengths))
+        columns = torch.from_numpy(steps_of(ranges) + np.repeat(ranges.first, ranges.lengths))
+        return acts[rows.to(acts.device), columns.to(acts.device)]
+
+    def cost(self, wanted: Wanted) -> Cost:
+        """Nothing is read; the rows of a block are gathered."""
+        row_bytes = self.description.n_units * self.tensor.element_size()
+        return Cost(buffer_bytes=largest_block(wanted.ranges) * row_bytes)
+
+    def fingerprint(self) -> str:
+        """Of every byte."""
+        digest = hashlib.sha256(f"{self.description}".encode())
+        for tensor in (self.tensor, self.mask_tensor):
+            if tensor is not None:
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def tensor_source(
+    tensor: Tensor,
+    dims: str,
+    mask: Tensor | None = None,
+    layers: Sequence[int] | None = None,
+    documents: Sequence[str] | None = None,
+) -> TensorSource:
+    """A tensor of the user's, checked.
+
+    What lies behind a document's last token of mask 1 counts as padding.
+
+    Raises:
+        UserError: axes, shapes, types, mask or names do not fit together.
+    """
+    _check_tensor(tensor, dims)
+    n_documents, n_units = tensor.shape[0], tensor.shape[-1]
+    lengths = np.ones(n_documents, dtype=np.int64)
+    if mask is not None or "s" in dims:
+        mask = _checked_mask(tensor, dims, mask)
+        positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+        lengths = (positions * mask).amax(1).cpu().numpy() if mask.shape[1] else lengths * 0
+    n_layers = tensor.shape[1] if "l" in dims else 1
+    named = tuple(range(n_layers)) if layers is None else tuple(int(layer) for layer in layers)
+    if len(named) != n_layers or len(set(named)) < n_layers or min(named, default=0) < 0:
+        raise UserError(f"layers={list(named)}: {n_layers} different ones, from 0 on, are needed.")
+    ids = [str(i) for i in range(n_documents)] if documents is None else list(documents)
+    if len(ids) != n_documents:
+        raise UserError(f"documents: {len(ids)} ids for {n_documents} documents.")
+    store = {"acts": STORE_DTYPES[tensor.dtype]}
+    header = Header("", "", {}, store, "", gated=False, dims=dims)
+    description = Description(
+        dims=dims,
+        site="acts",
+        layers=named,
+        n_units=n_units,
+        dtype=tensor.dtype,
+        lengths=lengths,
+        document_ids=ids,
+        document_tasks=[""] * n_documents,
+        header=header,
+        device=tensor.device,
+    )
+    return TensorSource(tensor, mask, description)
+
+
+def _check_tensor(tensor: Tensor, dims: str) -> None:
+    """Refuse axes that there are not, and types that no file holds."""
+    if dims not in DIMS:
+        raise UserError(f"dims='{dims}' is none of {', '.join(DIMS)}.")
+    if tensor.dim() != len(dims):
+        raise UserError(f"dims='{dims}' needs {len(dims)} axes, the tensor has {tensor.dim()}.")
+    if tensor.dtype not in STORE_DTYPES:
+        raise UserError(f"the tensor is {tensor.dtype}; float16, bfloat16 or float32 is needed.")
+
+
+def _checked_mask(tensor: Tensor, dims: str, mask: Tensor | None) -> Tensor:
+    """The mask as bool, of the shape that belongs to the tensor."""
+    if "s" not in dims:
+        raise UserError(f"dims='{dims}' has no tokens, so it takes no mask.")
+    shape = (tensor.shape[0], tensor.shape[dims.index("s")])
+    if mask is None:
+        raise UserError(f"dims='{dims}' needs a mask {list(shape)}: 1 where statistics read.")
+    if tuple(mask.shape) != shape:
+        raise UserError(f"the mask is {list(mask.shape)}, dims='{dims}' needs {list(shape)}.")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise UserError("the mask holds other values than 0 and 1.")
+    return mask.to(tensor.device).bool()
