@@ -45,14 +45,10 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeConfig(StageConfig):
-    """Settings of every stage that computes tensors."""
+class DeviceConfig(StageConfig):
+    """Settings of every stage that computes tensors, in float32 alone if nothing else is said."""
 
     device: Annotated[str, "auto, cpu, cuda, cuda:N or mps."] = "auto"
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        "Type to compute in; auto is bfloat16 where the device has it in hardware.",
-    ] = "auto"
     threads: Annotated[int, "CPU threads; 0 takes all cores."] = 0
 
     def __post_init__(self) -> None:
@@ -64,6 +60,16 @@ class ComputeConfig(StageConfig):
             )
         if self.threads < 0:
             raise UserError(f"--threads must be 0 (all cores) or more, got {self.threads}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig(DeviceConfig):
+    """Settings of every stage that runs a model."""
+
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        "Type to compute in; auto is bfloat16 where the device has it in hardware.",
+    ] = "auto"
 
 
 def parameter_of(option: Option) -> inspect.Parameter:

@@ -50,10 +50,13 @@ OWNERS = {
     "datasets": {"storage"},
     "pyarrow": {"storage"},
     "accelerate": {"models"},
+    "sklearn": {"probes"},
+    "scipy": {"probes"},
+    "threadpoolctl": {"probes"},
 }
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = ["torch", "transformers", "sae_lens", "networkx", "pandas", "h5py", "numpy"]
-HEAVY += ["accelerate", "datasets", "pyarrow"]
+HEAVY += ["accelerate", "datasets", "pyarrow", "sklearn", "scipy"]
 
 
 def layer_of(name: str) -> str:
@@ -195,7 +198,14 @@ def test_packages_are_empty_but_for_their_modules() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["capture", "--help"], ["runs", "--help"], ["models", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["capture", "--help"],
+        ["probe", "--help"],
+        ["runs", "--help"],
+        ["models", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     program = (

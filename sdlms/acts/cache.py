@@ -10,11 +10,11 @@ not pooled yet. Entries are kept in the stored type; casting comes afterwards.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from sdlms.acts.saving import result_header, save_plan
 from sdlms.acts.sources import Source
 from sdlms.errors import UserError
 from sdlms.progress import LOGGER
-from sdlms.storage.row_file import find_rows
+from sdlms.storage.row_file import RowFile, find_rows
 
 VARIABLE = "SDLMS_CACHE"
 
@@ -52,20 +52,43 @@ def cached(source: Source, plan: Plan, path: Path | None) -> tuple[Source, Plan]
     Raises:
         UserError: `path` holds something else.
     """
-    origin = source.fingerprint()
-    folder = cache_folder() / origin[:32]
-    entries = sorted(folder.glob("*.h5")) if path is None else [path] if path.exists() else []
-    for entry in entries:
-        if (found := _served_by(entry, origin, source, plan)) is not None:
-            LOGGER.info("read from the cache: %s", entry)
-            return found
-    if entries and path is not None:
-        raise UserError(f"{path} holds other activations. Choose another name, or remove it.")
+    fingerprint = source.fingerprint()
     stored = replace(plan, dtype=None, device=None)
-    path = path or folder / f"{_entry_name(source.description, stored)}.h5"
-    save_plan(source, stored, path, origin)
-    found = _served_by(path, origin, source, plan)
-    assert found is not None
+    name = _entry_name(source.description, stored)
+    origin = f"{fingerprint}/{name}"
+    if path is not None:
+        return _kept_at(path, origin, source, plan)
+    folder = cache_folder() / fingerprint[:32]
+    for entry in map(_readable, sorted(folder.glob("*.h5"))):
+        found = entry and _served_by(entry, origin, source, plan)
+        if entry and found:
+            LOGGER.info("read from the cache: %s", entry.path)
+            return found
+    path = folder / f"{name}.h5"
+    path.unlink(missing_ok=True)  # it could not be read
+    return _kept_at(path, origin, source, plan)
+
+
+def _readable(path: Path) -> RowFile | None:
+    """An entry of the cache folder; None where it is damaged."""
+    try:
+        return find_rows(path)
+    except UserError as error:
+        LOGGER.warning("passed over in the cache: %s", error)
+        return None
+
+
+def _kept_at(path: Path, origin: str, source: Source, plan: Plan) -> tuple[Source, Plan]:
+    """What a file holds; it is made unless it exists, here or by another process meanwhile."""
+    try:
+        if not path.exists():
+            save_plan(source, replace(plan, dtype=None, device=None), path, origin)
+    except UserError:
+        if not path.exists():
+            raise
+    found = _served_by(find_rows(path), origin, source, plan)
+    if found is None:
+        raise UserError(f"{path} holds other activations. Choose another name, or remove it.")
     return found
 
 
@@ -77,16 +100,18 @@ def _entry_name(source: Description, plan: Plan) -> str:
 
 
 def _served_by(
-    path: Path, origin: str, source: Source, plan: Plan
+    file: RowFile, origin: str, source: Source, plan: Plan
 ) -> tuple[FileSource, Plan] | None:
     """A file as a source, and the plan that is left to do; None where it holds too little."""
-    file = find_rows(path)
     entry = FileSource(file, file.header.sites[0])
     held, wanted = entry.description, source.description
     done = held.header.pools[len(wanted.header.pools) :]
-    if held.header.origin != origin or done not in ((), tuple(str(p) for p in plan.pools)):
+    if not _same_fingerprint(held.header.origin, origin):
         return None
-    documents = _found(held, wanted, plan)
+    if done not in ((), tuple(str(pool) for pool in plan.pools)):
+        return None
+    exact = held.header.origin == origin
+    documents = np.arange(held.n_documents) if exact else _found(held, wanted, plan)
     layers_pooled = bool(done) and plan.pool("l") is not None
     if layers_pooled and held.layers != plan.layers:
         return None
@@ -101,11 +126,16 @@ def _served_by(
         documents=None if everything else documents,
         pools=() if done else plan.pools,
         dtype=plan.dtype,
-        device=plan.device,
+        device=plan.device or (None if wanted.device == held.device else wanted.device),
     )
     if not plan.one_layer and wanted.has_layers and not held.has_layers and not layers_pooled:
         return None  # one layer was kept without its axis; the axis is wanted
     return entry, left
+
+
+def _same_fingerprint(one: str, other: str) -> bool:
+    """Whether two files were made of the same source; which part of it stands behind the slash."""
+    return one.partition("/")[0] == other.partition("/")[0]
 
 
 def _found(
@@ -125,8 +155,12 @@ def _found(
 def spilled(source: Source, plan: Plan) -> Iterator[FileSource]:
     """The result of a plan in a file that lives as long as the block."""
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="spill-", dir=folder) as temporary:
-        path = Path(temporary) / "activations.h5"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = TemporaryDirectory(prefix="spill-", dir=folder)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}).") from None
+    with temporary as name:
+        path = Path(name) / "activations.h5"
         save_plan(source, plan, path)
         yield FileSource(find_rows(path), source.description.site)

@@ -35,7 +35,7 @@ class Job:
     """One plan on its way."""
 
     def __init__(self, plan: Plan, source: Description, sink: Sink) -> None:
-        self.plan, self._sink = plan, sink
+        self.plan, self._source, self._sink = plan, source, sink
         self._delivered = plan.delivered(source)
         self._layer_kind = plan.pool("l")
         self.tokens_first = not plan.pools or plan.pools[0].axis == "s"
@@ -53,7 +53,8 @@ class Job:
         if layer not in self.plan.layers:
             return
         if self._layer_kind is None:
-            self._put(self.plan.layers.index(layer), positions, acts)
+            index = self.plan.layers.index(layer) if self._source.has_layers else 0
+            self._put(index, positions, acts)
             return
         self._add_layer(acts)
         if self._n_taken == len(self.plan.layers):
@@ -80,21 +81,32 @@ class Job:
     def _finished_layers(self) -> Tensor:
         """What was folded; the next block starts anew."""
         assert self._partial is not None
-        folded = self._partial / self._n_taken if self._layer_kind == "mean" else self._partial
+        folded, n_taken = self._partial, self._n_taken
         self._partial, self._n_taken = None, 0
-        return folded
+        return folded.div_(n_taken) if self._layer_kind == "mean" else folded
 
     def _put(self, layer: int, positions: Positions, acts: Tensor) -> None:
         """Deliver in the type that was asked for."""
         cast = acts.to(self._delivered)
         if cast.dtype == torch.float16 and acts.dtype != torch.float16:
-            overflown = cast.isinf() & acts.isfinite()
+            overflown = (cast.isinf() & acts.isfinite()).any(1)
             if overflown.any():
                 raise UserError(
-                    f"cast: a value of layer {self.plan.layers[layer]} is beyond the range of "
-                    "float16. Use bfloat16 or float32."
+                    f"cast: {self._named(layer, positions, int(overflown.nonzero()[0]))} is beyond "
+                    "the range of float16. Use bfloat16 or float32."
                 )
         self._sink.put(layer, positions, cast)
+
+    def _named(self, layer: int, positions: Positions, row: int) -> str:
+        """Says where a value is: the layer, and the document whose row it lies in."""
+        source, documents = self._source, self.plan.chosen(self._source)[positions]
+        tokens_left = "s" in self.plan.dims(source)
+        lengths = source.lengths[documents] if tokens_left else np.ones_like(documents)
+        document = documents[np.searchsorted(np.cumsum(lengths), row, side="right")]
+        pooled = self._layer_kind is not None
+        of = "layers" if pooled else f"layer {self.plan.layers[layer]}"
+        which = f" {', '.join(map(str, self.plan.layers))}" if pooled else ""
+        return f"a value of {of}{which}, document {source.document_ids[document]},"
 
 
 def run_plans(source: Source, plans: Sequence[Plan], sinks: Sequence[Sink]) -> None:
@@ -102,22 +114,36 @@ def run_plans(source: Source, plans: Sequence[Plan], sinks: Sequence[Sink]) -> N
     description = source.description
     jobs = [Job(plan, description, sink) for plan, sink in zip(plans, sinks, strict=True)]
     wanted = wanted_by(source, plans)
-
-    def rows_and_mask(positions: Positions) -> tuple[Ranges, NDArray[np.bool_]]:
-        rows = wanted.ranges.at(positions)
-        return rows, source.mask(rows) if wanted.masked else np.ones(rows.n_rows, dtype=np.bool_)
+    masks = _Masks(source, wanted)
 
     def reduce(positions: Positions, acts: Tensor) -> list[Tensor]:
-        rows, mask = rows_and_mask(positions)
+        rows, mask = masks.at(positions)
         return [job.reduced(acts, rows, mask) for job in jobs]
 
     def take(layer: int, positions: Positions, found: list[Tensor]) -> None:
-        rows, mask = rows_and_mask(positions) if late else (wanted.ranges, NOTHING)
+        rows, mask = masks.at(positions) if late else (wanted.ranges, NOTHING)
         for job, acts in zip(jobs, found, strict=True):
             job.take(layer, positions, acts, rows, mask)
 
     late = any(not job.tokens_first for job in jobs)
     source.scan(wanted, reduce, take)
+
+
+class _Masks:
+    """Ranges and mask of positions; layers that come together share what is read once."""
+
+    def __init__(self, source: Source, wanted: Wanted) -> None:
+        self._source, self._wanted = source, wanted
+        self._held: tuple[Positions, Ranges, NDArray[np.bool_]] | None = None
+
+    def at(self, positions: Positions) -> tuple[Ranges, NDArray[np.bool_]]:
+        """The rows of some positions, and which of them are read."""
+        if self._held is None or self._held[0] is not positions or not self._wanted.together:
+            rows = self._wanted.ranges.at(positions)
+            masked = self._wanted.masked
+            mask = self._source.mask(rows) if masked else np.ones(rows.n_rows, dtype=np.bool_)
+            self._held = positions, rows, mask
+        return self._held[1:]
 
 
 def wanted_by(
@@ -134,7 +160,14 @@ def wanted_by(
         masked=not last and any(plan.pool("s") is not None for plan in plans),
         together=any(plan.pool("l") is not None for plan in plans),
         n_searched=everything.n_rows if last or tokens_left else 0,
+        unpooled=not all(plan.pools and plan.pools[0].axis == "s" for plan in plans),
     )
+
+
+def expect(source: Source, plan: Plan) -> None:
+    """Say that a plan follows soon, so that its rows are fetched in the background."""
+    if plan.pool("s") != "last":  # whose rows are few, and not known yet
+        source.expect(wanted_by(source, [plan]))
 
 
 def only_last(plans: Sequence[Plan]) -> bool:
@@ -173,9 +206,9 @@ class TensorSink:
             "h": source.n_units,
         }
         self._dims = dims
-        make = torch.zeros if "s" in dims else torch.empty
         shape = [sizes[axis] for axis in dims]
-        self.tensor = make(shape, dtype=plan.delivered(source), device=plan.device or source.device)
+        device = plan.device or source.device
+        self.tensor = torch.empty(shape, dtype=plan.delivered(source), device=device)
 
     def put(self, layer: int, positions: Positions, acts: Tensor) -> None:
         """Copy results to their place."""
@@ -187,16 +220,16 @@ class TensorSink:
         pieces = torch.split(acts, lengths)
         for position, length, piece in zip(positions.tolist(), lengths, pieces, strict=True):
             place[position, :length] = piece
+            place[position, length:] = 0
 
 
 def mask_of(source: Source, plan: Plan) -> Tensor:
     """`[document, token]` bool, the mask of a result that has tokens; padding is 0."""
     ranges = whole(source.description, plan.chosen(source.description))
-    mask = torch.zeros((len(ranges), int(ranges.lengths.max(initial=0))), dtype=torch.bool)
-    flat = torch.split(torch.from_numpy(source.mask(ranges)), ranges.lengths.tolist())
-    for row, piece in zip(mask, flat, strict=True):
-        row[: len(piece)] = piece
-    return mask.to(plan.device or source.description.device)
+    inside = np.arange(ranges.lengths.max(initial=0)) < ranges.lengths[:, None]
+    mask = np.zeros(inside.shape, dtype=np.bool_)
+    mask[inside] = source.mask(ranges)
+    return torch.from_numpy(mask).to(plan.device or source.description.device)
 
 
 def document_count(plan: Plan, source: Description) -> int:

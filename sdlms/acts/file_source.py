@@ -104,6 +104,14 @@ class FileSource:
         if last - first == lengths[block].sum():
             rows.expect(dataset_name(self._key(layer)), first, last)
 
+    def expect(self, wanted: Wanted) -> None:
+        """Let the system fetch every layer's rows."""
+        starts = wanted.ranges.starts(self.file.offsets)
+        everything = np.arange(len(wanted.ranges))
+        with self.file.open() as rows:
+            for layer in wanted.layers if len(everything) else ():
+                self._expect(rows, layer, everything, starts, wanted.ranges.lengths)
+
     def _buffer(self, ranges: Ranges) -> Array:
         """Room for the largest block, `[row, unit]`."""
         dtype = numpy_dtype(self.file.header.store_dtype[self.description.site])
@@ -117,10 +125,10 @@ class FileSource:
     def cost(self, wanted: Wanted) -> Cost:
         """The rows of each layer, and their mask where it is needed."""
         row_bytes = self.description.n_units * self.description.dtype.itemsize
-        mask_bytes = 1 if wanted.masked and self.description.has_tokens else 0
-        activations = len(wanted.layers) * wanted.ranges.n_rows * (row_bytes + mask_bytes)
+        n_rows, n_layers = wanted.ranges.n_rows, len(wanted.layers)
+        n_masked = n_rows * (1 if wanted.together else n_layers) if wanted.masked else 0
         return Cost(
-            bytes_read=activations + wanted.n_searched,
+            bytes_read=n_layers * n_rows * row_bytes + n_masked + wanted.n_searched,
             buffer_bytes=self._buffer(wanted.ranges).nbytes,
         )
 
@@ -148,6 +156,11 @@ def _fill(
             rows.read_into(name, int(starts[first]), [piece])
 
 
+def _run(artifacts: Path, reference: str) -> Run:
+    """The run that a user means; `latest` is the newest of those that hold activations."""
+    return find_run(artifacts, reference, "capture" if reference == "latest" else None)
+
+
 def file_source(run_or_path: Run | Path | str, artifacts: Path, site: str | None) -> FileSource:
     """The activations of a run, or of a file.
 
@@ -163,7 +176,7 @@ def file_source(run_or_path: Run | Path | str, artifacts: Path, site: str | None
     if not isinstance(run_or_path, Run) and Path(run_or_path).is_file():
         path = Path(run_or_path)
     else:
-        run = run_or_path if isinstance(run_or_path, Run) else find_run(artifacts, str(run_or_path))
+        run = run_or_path if isinstance(run_or_path, Run) else _run(artifacts, str(run_or_path))
         path = run.path / ACTIVATIONS
         recorded = {record["path"]: record["sha256"] for record in run.all_of("output")}
         digest = recorded.get(ACTIVATIONS)

@@ -1,6 +1,7 @@
 """Acts: activations as a lazy handle. Operations are noted; work is done where it is asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sdlms.acts.cache import cached, spilled
 from sdlms.acts.description import Description
-from sdlms.acts.execution import document_count, mask_of
+from sdlms.acts.execution import document_count, expect, mask_of
 from sdlms.acts.explain import explain_plan, result_shape
 from sdlms.acts.file_source import FileSource
 from sdlms.acts.plan import (
@@ -250,7 +251,15 @@ class Acts:
         if batch_size < 1:
             raise UserError(f"iter_batches: the batch size must be 1 or more, got {batch_size}.")
         firsts = range(0, self.n_documents, batch_size)
-        return (self.slice_batch(slice(i, i + batch_size)).realize() for i in firsts)
+        return self._batches(self.slice_batch(slice(i, i + batch_size)) for i in firsts)
+
+    def _batches(self, batches: Iterator["Acts"]) -> Iterator["Acts"]:
+        """The work of `iter_batches`; while one is worked on, the next is fetched."""
+        for batch, following in pairwise(chain(batches, [None])):
+            if following is not None:
+                expect(following._source, following._plan)
+            if batch is not None:
+                yield batch.realize()
 
     def iter_layers(self) -> Iterator[tuple[int, "Acts"]]:
         """Each layer's number and activations, one after another, without the axis l.
@@ -268,7 +277,7 @@ class Acts:
         at_once = self._source.all_layers_at_once
         if at_once and "s" in self.dims:
             with spilled(self._source, self._plan) as source:
-                whole = Acts._of(source)
+                whole = Acts._of(source, Plan(self.layers, device=self._plan.device))
                 yield from ((layer, whole.select_layers(layer)) for layer in self.layers)
             return
         acts = self.realize() if at_once else self

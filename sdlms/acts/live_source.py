@@ -97,9 +97,10 @@ class LiveSource:
             for positions, found, budget in run_batches(
                 order, lengths, self.budget, forward, self._halved
             ):
-                self.budget = budget
+                self.budget, at = budget, np.array(positions)
                 for layer in wanted.layers:
-                    take(layer, np.array(positions), found[site, layer])
+                    take(layer, at, found[site, layer])
+                del found  # before the next forward
         self._take_empty(wanted, np.flatnonzero(lengths == 0), reduce, take)
 
     def _forward(
@@ -113,13 +114,28 @@ class LiveSource:
         inputs = padded_inputs(self._rows, ranges.documents.tolist(), device, causal=causal)
         bounds = list(zip(ranges.first.tolist(), ranges.lengths.tolist(), strict=True))
 
-        def keep(_: Key, acts: Tensor) -> list[Tensor]:
+        def keep(key: Key, acts: Tensor) -> list[Tensor]:
             pieces = [acts[i, first : first + n] for i, (first, n) in enumerate(bounds)]
-            return reduce(positions, torch.cat(pieces).to(self.description.dtype))
+            return reduce(positions, self._rounded(torch.cat(pieces), key[1], ranges))
 
         self.n_forwards += 1
         kept = recorded.run_keeping(keep, *inputs)
         return {key: [tensor.cpu() for tensor in tensors] for key, tensors in kept.items()}
+
+    def _rounded(self, acts: Tensor, layer: int, ranges: Ranges) -> Tensor:
+        """Rows of one layer in the stored type, as a file would hold them."""
+        rounded = acts.to(self.description.dtype)
+        if rounded.dtype == torch.float16 and acts.dtype != torch.float16:
+            overflown = (rounded.isinf() & acts.isfinite()).any(1)
+            if overflown.any():
+                row = int(overflown.nonzero()[0])
+                position = np.searchsorted(ranges.offsets, row, side="right") - 1
+                document = self.description.document_ids[ranges.documents[position]]
+                raise UserError(
+                    f"collect: a value of layer {layer}, document {document}, is beyond the range "
+                    "of float16. Use store_dtype='bfloat16' or 'float32'."
+                )
+        return rounded
 
     def _take_empty(self, wanted: Wanted, empty: Positions, reduce: Reduce, take: Take) -> None:
         """Documents without tokens need no forward, but have a place in the result."""
@@ -137,12 +153,16 @@ class LiveSource:
     def _halved(self, budget: int) -> None:
         LOGGER.warning("out of memory: batches are halved to %d tokens", budget)
 
+    def expect(self, wanted: Wanted) -> None:
+        """A model is not run in the background."""
+
     def cost(self, wanted: Wanted) -> Cost:
         """A forward over whole documents, whichever of their rows are wanted."""
         tokens = int(self._rows.lengths[wanted.ranges.documents].sum())
         batch = min(self.budget, tokens)
         row_bytes = self.description.n_units * self.description.dtype.itemsize
-        return Cost(buffer_bytes=batch * row_bytes, forward_tokens=tokens)
+        n_held = 1 + len(wanted.layers) if wanted.unpooled else 1
+        return Cost(buffer_bytes=batch * row_bytes * n_held, forward_tokens=tokens)
 
     def fingerprint(self) -> str:
         """Of weights, config, types and tokens; loads the model."""
@@ -227,21 +247,14 @@ def rows_of(tokens: "Rows | Mapping[str, Any] | Sequence[Sequence[int]]") -> Row
             and `attention_mask` where it padded); or a list of token ids for each document.
 
     Raises:
-        UserError: ids and mask do not fit together.
+        UserError: they are no lists of token ids, or ids and mask do not fit together.
     """
     if isinstance(tokens, Rows):
         return tokens
     if isinstance(tokens, Mapping):
-        ids, mask = tokens["input_ids"], tokens.get("attention_mask")
-        if mask is not None and [len(row) for row in mask] != [len(row) for row in ids]:
-            raise UserError("attention_mask and input_ids have different shapes.")
-        masks = [np.ones(len(row), bool) for row in ids] if mask is None else mask
-        pieces = [
-            np.asarray(row)[np.asarray(kept).astype(bool)]
-            for row, kept in zip(ids, masks, strict=True)
-        ]
+        pieces = _unpadded(tokens)
     else:
-        pieces = [np.asarray(row) for row in tokens]
+        pieces = [_token_ids(row) for row in tokens]
     lengths = [len(piece) for piece in pieces]
     flat = np.concatenate([np.empty(0, dtype=np.int32), *pieces]).astype(np.int32)
     return Rows(
@@ -251,3 +264,24 @@ def rows_of(tokens: "Rows | Mapping[str, Any] | Sequence[Sequence[int]]") -> Row
         document_ids=[str(i) for i in range(len(pieces))],
         document_tasks=[""] * len(pieces),
     )
+
+
+def _unpadded(tokens: Mapping[str, Any]) -> list[NDArray[np.int32]]:
+    """The ids of each document that a tokenizer did not add to fill up a batch."""
+    if "input_ids" not in tokens:
+        raise UserError(f"tokens hold {', '.join(tokens)}; input_ids are needed.")
+    pieces, mask = [_token_ids(row) for row in tokens["input_ids"]], tokens.get("attention_mask")
+    if mask is None:
+        return pieces
+    kept = [np.asarray(row).astype(bool) for row in mask]
+    if [row.shape for row in kept] != [piece.shape for piece in pieces]:
+        raise UserError("attention_mask and input_ids have different shapes.")
+    return [piece[row] for piece, row in zip(pieces, kept, strict=True)]
+
+
+def _token_ids(row: object) -> NDArray[np.int32]:
+    """One document's ids; one that no model can know becomes -1."""
+    ids = np.asarray(row)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise UserError("tokens: a list of token ids is needed for each document.")
+    return np.where((ids >= 0) & (ids < 2**31), ids, -1).astype(np.int32)

@@ -52,7 +52,7 @@ def collect(
         model: a loaded model of transformers, or what `--model` takes: an embedded name, a folder,
             a hub id.
         tokens: of the documents: `tokens_of(...)`, what a tokenizer returns, or lists of ids.
-        layers: a number, which drops the axis l; several; or what `--layers` takes.
+        layers: a number, which drops the axis l; several, in any order; or what `--layers` takes.
         site: `resid_pre`, `resid_post`, `attn_out`, `mlp_out` or `mlp_act`.
         store_dtype: values are rounded to it first, as in a file; float16 for neurons, bfloat16
             for the other sites, where nobody says.
@@ -66,7 +66,7 @@ def collect(
     from sdlms.acts.live_source import live_source, rows_of
 
     acts = Acts._of(live_source(model, rows_of(tokens), layers, site, store_dtype))
-    return acts.select_layers(layers) if isinstance(layers, int) else acts
+    return acts if isinstance(layers, str) else acts.select_layers(layers)
 
 
 def tokens_of(model: str, texts: Sequence[str], tasks: Sequence[str] | None = None) -> Rows:
@@ -85,6 +85,10 @@ def tokens_of(model: str, texts: Sequence[str], tasks: Sequence[str] | None = No
     from sdlms.models.loading import load_tokenizer
     from sdlms.models.tokens import Text, tokenize_all, warn_of_truncation
 
+    if not texts:
+        raise UserError("tokens_of: there are no texts.")
+    if tasks is not None and len(tasks) != len(texts):
+        raise UserError(f"tokens_of: {len(tasks)} tasks for {len(texts)} texts.")
     if blank := [i for i, text in enumerate(texts) if not text]:
         raise UserError(f"tokens_of: text {blank[0]} is empty. Leave it out.")
     names = [""] * len(texts) if tasks is None else tasks

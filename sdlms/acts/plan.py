@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sdlms.acts.description import STORE_DTYPES, Description
 from sdlms.errors import UserError
+from sdlms.models.device import device_of
 from sdlms.numerics.pooling import PoolKind
 
 Axis = Literal["s", "l"]
@@ -91,9 +92,7 @@ def with_layers(plan: Plan, source: Description, layers: int | Sequence[int]) ->
     if "l" not in plan.dims(source):
         raise UserError(f"select_layers: these activations have dims '{plan.dims(source)}', no l.")
     one = isinstance(layers, int | np.integer)
-    wanted = (int(layers),) if one else tuple(int(layer) for layer in layers)  # type: ignore[union-attr,arg-type]
-    if not wanted:
-        raise UserError("select_layers: no layer is named.")
+    wanted = _layer_numbers([layers] if isinstance(layers, int) else layers)
     if len(set(wanted)) < len(wanted):
         raise UserError(f"select_layers: {list(wanted)} names a layer twice.")
     for layer in wanted:
@@ -103,13 +102,26 @@ def with_layers(plan: Plan, source: Description, layers: int | Sequence[int]) ->
     return replace(plan, layers=wanted, one_layer=one)
 
 
+def _layer_numbers(layers: Sequence[int] | np.integer) -> tuple[int, ...]:
+    """Layers that a user named, as plain integers."""
+    numbers = np.atleast_1d(np.asarray(layers))
+    if numbers.size == 0:
+        raise UserError("select_layers: no layer is named.")
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise UserError("select_layers: takes a number or a list of numbers.")
+    return tuple(numbers.tolist())
+
+
 def with_documents(
     plan: Plan, source: Description, which: slice | Sequence[int] | NDArray[np.integer]
 ) -> Plan:
     """Select documents; indices may come in any order, negative ones count from the end."""
     chosen = plan.chosen(source)
     if isinstance(which, slice):
-        return replace(plan, documents=chosen[which])
+        try:
+            return replace(plan, documents=chosen[which].copy())  # a view would keep all of them
+        except (TypeError, ValueError) as error:
+            raise UserError(f"slice_batch: {error}.") from None
     indices = np.asarray(which)
     if indices.size == 0:
         indices = indices.astype(np.int64)
@@ -153,6 +165,8 @@ def with_dtype(plan: Plan, dtype: torch.dtype | str) -> Plan:
 def with_device(plan: Plan, device: torch.device | str) -> Plan:
     """Deliver results on another device."""
     try:
-        return replace(plan, device=torch.device(device))
+        return replace(plan, device=device_of(str(torch.device(device))))
     except RuntimeError:
         raise UserError(f"to: '{device}' is no device. Use cpu, cuda, cuda:N or mps.") from None
+    except UserError as error:
+        raise UserError(f"to: {str(error).removeprefix('--device ')}") from None

@@ -1,8 +1,8 @@
 """Write the result of a plan to a file, row by row as it is made."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -53,24 +53,32 @@ def save_plan(source: Source, plan: Plan, path: Path, origin: str = "") -> None:
     """
     if path.exists():
         raise UserError(f"{path} exists already. Choose another name, or remove it.")
-    header, rows = (
-        replace(result_header(source.description, plan), origin=origin),
-        _rows(source, plan),
-    )
+    header = replace(result_header(source.description, plan), origin=origin)
+    rows = _rows(source, plan)
     layers = [layer for _, layer in header.units]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        create_activations(temporary, header, rows)
-        with FlatWriter(temporary) as writer:
-            run_plans(source, [plan], [FileSink(writer, header, layers, rows)])
-            writer.sync()
-        temporary.replace(path)
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            create_activations(temporary, header, rows)
+            with FlatWriter(temporary) as writer:
+                run_plans(source, [plan], [FileSink(writer, header, layers, rows)])
+                writer.sync()
+            _publish(temporary, path)
         sync(path.parent)
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error).partition("\n")[0]
+        raise UserError(f"cannot write {path} ({reason}).") from None
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a complete file its name. A file that got it meanwhile stays: it may be read already."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise UserError(f"{path} was written by another process meanwhile.") from None
+    except OSError:  # a file system without links
+        temporary.replace(path)
 
 
 def result_header(source: Description, plan: Plan) -> Header:

@@ -43,9 +43,11 @@ class Wanted:
     Attributes:
         ranges: the rows.
         layers: of the source's.
-        masked: whether the mask of the rows is read beside each layer.
+        masked: whether the mask of the rows is read beside each layer, or once for layers that
+            come together.
         together: whether all layers of the same positions must come one after another.
         n_searched: rows whose mask is read once, apart from that.
+        unpooled: whether rows are needed as they are, beyond the moment when they are there.
     """
 
     ranges: Ranges
@@ -53,6 +55,7 @@ class Wanted:
     masked: bool
     together: bool
     n_searched: int = 0
+    unpooled: bool = True
 
 
 class Source(Protocol):
@@ -87,6 +90,9 @@ class Source(Protocol):
             take: is given a layer, the positions, and what `reduce` made of their rows; rows among
                 it are overwritten afterwards.
         """
+
+    def expect(self, wanted: "Wanted") -> None:
+        """Say that a scan will follow soon: what can be fetched in the background, may be."""
 
     def cost(self, wanted: "Wanted") -> Cost:
         """What a scan will take."""
@@ -153,6 +159,9 @@ class TensorSource:
         columns = torch.from_numpy(steps_of(ranges) + np.repeat(ranges.first, ranges.lengths))
         return acts[rows.to(acts.device), columns.to(acts.device)]
 
+    def expect(self, wanted: Wanted) -> None:
+        """Nothing is to be fetched."""
+
     def cost(self, wanted: Wanted) -> Cost:
         """Nothing is read; the rows of a block are gathered."""
         row_bytes = self.description.n_units * self.tensor.element_size()
@@ -176,23 +185,27 @@ def tensor_source(
 ) -> TensorSource:
     """A tensor of the user's, checked.
 
-    What lies behind a document's last token of mask 1 counts as padding.
+    What lies behind a document's last token of mask 1 counts as padding; what is padding in all
+    documents is cut off. Gradients do not pass.
 
     Raises:
         UserError: axes, shapes, types, mask or names do not fit together.
     """
     _check_tensor(tensor, dims)
+    tensor = tensor.detach()
     n_documents, n_units = tensor.shape[0], tensor.shape[-1]
     lengths = np.ones(n_documents, dtype=np.int64)
     if mask is not None or "s" in dims:
         mask = _checked_mask(tensor, dims, mask)
         positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
         lengths = (positions * mask).amax(1).cpu().numpy() if mask.shape[1] else lengths * 0
+        longest = int(lengths.max(initial=0))
+        tensor, mask = tensor.narrow(dims.index("s"), 0, longest), mask[:, :longest]
     n_layers = tensor.shape[1] if "l" in dims else 1
     named = tuple(range(n_layers)) if layers is None else tuple(int(layer) for layer in layers)
     if len(named) != n_layers or len(set(named)) < n_layers or min(named, default=0) < 0:
         raise UserError(f"layers={list(named)}: {n_layers} different ones, from 0 on, are needed.")
-    ids = [str(i) for i in range(n_documents)] if documents is None else list(documents)
+    ids = [str(i) for i in range(n_documents)] if documents is None else list(map(str, documents))
     if len(ids) != n_documents:
         raise UserError(f"documents: {len(ids)} ids for {n_documents} documents.")
     store = {"acts": STORE_DTYPES[tensor.dtype]}

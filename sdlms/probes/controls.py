@@ -1,0 +1,79 @@
+"""What probes are compared with: labels that mean nothing, and directions that nobody chose."""
+
+import hashlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdlms.numerics.metrics import auroc
+
+SHUFFLED_LABELS = "shuffled_labels"
+RANDOM_DIRECTION = "random_direction"
+CONTROLS = (SHUFFLED_LABELS, RANDOM_DIRECTION)
+
+
+def shuffled_truth(
+    truth: NDArray[np.bool_], offsets: NDArray[np.int64], seed: int
+) -> NDArray[np.bool_]:
+    """Labels dealt anew, for training and for testing alike.
+
+    What a probe then finds, it finds where there is nothing: AUROC is 0.5 on average, unless
+    documents leak from one side to the other. Labels of documents are dealt to other documents.
+    Those of single tokens come in stretches, which must stay: all of them together are moved
+    along by a number of tokens that is drawn.
+
+    Args:
+        truth: `[example]` bool.
+        offsets: `[document + 1]` the examples of each document.
+        seed: of the draw.
+    """
+    generator = np.random.default_rng([seed, len(truth)])
+    firsts, lengths = offsets[:-1], np.diff(offsets)
+    if all(len(np.unique(piece)) < 2 for piece in np.split(truth, firsts[1:])):
+        of_documents = truth[np.minimum(firsts, len(truth) - 1)]
+        return np.repeat(generator.permutation(of_documents), lengths)
+    return np.roll(truth, int(generator.integers(1, len(truth))))
+
+
+def random_direction(n_units: int, layer: int, seed: int) -> Tensor:
+    """A direction in the space of activations, uniform on the sphere.
+
+    Args:
+        n_units: of the activations.
+        layer: every layer has its own.
+        seed: of the draw.
+
+    Returns:
+        `[unit]` float32 of length 1.
+    """
+    digest = hashlib.sha256(f"random direction {layer} {seed}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    drawn = torch.randn(n_units, generator=generator)
+    direction: Tensor = drawn / drawn.norm()
+    return direction
+
+
+def oriented(
+    scores: NDArray[np.float32], truth: NDArray[np.bool_], train: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Projections as numbers in (0, 1), turned so that class 1 scores higher in training.
+
+    Which way a direction points is learned from the training examples, as a probe learns it.
+
+    Args:
+        scores: `[example]`.
+        truth: `[example]` bool.
+        train: indices of the examples to learn from.
+
+    Returns:
+        `[example]` float32, the standard logistic function of scores in standard deviations from
+        the mean of the training examples.
+    """
+    centre, spread = scores[train].mean(), scores[train].std() or 1.0
+    sign = -1.0 if auroc(scores[train], truth[train]) < 0.5 else 1.0
+    turned: NDArray[np.float32] = torch.sigmoid(
+        torch.from_numpy(sign * (scores - centre) / spread).float()
+    ).numpy()
+    return turned
