@@ -31,6 +31,7 @@ from benchmarks.acts_data import (  # noqa: E402
     labels_of,
     n_train,
 )
+from benchmarks.probe_sides import SIDES as TRAINING_SIDES  # noqa: E402
 from sdlms.acts import Acts, load_acts  # noqa: E402
 from sdlms.numerics.metrics import auroc  # noqa: E402
 from sdlms.probes.logistic_fit import LogisticFit, fit_many, standardised  # noqa: E402
@@ -145,6 +146,7 @@ SIDES: dict[str, Callable[[Path, Shape], Result]] = {
     "raw: scan": raw_scan,
     "probelab: sweep": probelab_sweep,
     "probelab: one layer": probelab_one_layer,
+    **TRAINING_SIDES,
 }
 
 

@@ -10,6 +10,8 @@ from benchmarks.timing import Report, set_environment
 
 set_environment()
 
+from benchmarks.acts_data import SHAPES, Shape  # noqa: E402
+from benchmarks.sides import prepared  # noqa: E402
 from benchmarks.workload import SIZES, Size, build_model  # noqa: E402
 
 
@@ -32,6 +34,18 @@ def size() -> Size:
 def model_folder(size: Size, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights, saved as transformers does, with a tokenizer."""
     return build_model(tmp_path_factory.mktemp("model"), size)
+
+
+@pytest.fixture(scope="session")
+def shape(size: Size) -> Shape:
+    """How many activations the Acts benchmarks sweep over."""
+    return SHAPES[size.name]
+
+
+@pytest.fixture(scope="session")
+def acts_folder(shape: Shape, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their files; `SDLMS_BENCH_ACTS` names a folder in which they are kept (8.5 GB)."""
+    return prepared(os.environ.get("SDLMS_BENCH_ACTS"), tmp_path_factory.mktemp("acts"), shape)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What the benchmarks run: sizes, a model with random weights, documents, and the bare forward."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,3 +185,10 @@ def run_whole(model: PreTrainedModel, rows: Rows, batches: Sequence[Sequence[int
     for batch in batches:
         ids, _ = padded_inputs(rows, batch, model.device, causal=True)
         model(input_ids=ids, use_cache=False)
+
+
+def run_command(stage: str, artifacts: Path, *flags: str) -> Path:
+    """Run a stage through the real command line; the finished run's path."""
+    command = [sys.executable, "-m", "sdlms", stage, "--quiet", "--artifacts", str(artifacts)]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
+    return Path(done.stdout.splitlines()[-1])

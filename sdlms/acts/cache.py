@@ -59,13 +59,14 @@ def cached(source: Source, plan: Plan, path: Path | None) -> tuple[Source, Plan]
     if path is not None:
         return _kept_at(path, origin, source, plan)
     folder = cache_folder() / fingerprint[:32]
-    for entry in map(_readable, sorted(folder.glob("*.h5"))):
-        found = entry and _served_by(entry, origin, source, plan)
-        if entry and found:
-            LOGGER.info("read from the cache: %s", entry.path)
+    entries = {path: _readable(path) for path in sorted(folder.glob("*.h5"))}
+    for path, entry in entries.items():
+        if entry and (found := _served_by(entry, origin, source, plan)):
+            LOGGER.info("read from the cache: %s", path)
             return found
     path = folder / f"{name}.h5"
-    path.unlink(missing_ok=True)  # it could not be read
+    if path in entries and entries[path] is None:
+        path.unlink()
     return _kept_at(path, origin, source, plan)
 
 

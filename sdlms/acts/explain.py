@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from sdlms.acts.description import Ranges
 from sdlms.acts.execution import document_count, wanted_by
@@ -41,6 +42,21 @@ def result_shape(source: Source, plan: Plan) -> tuple[int, ...]:
     return tuple(sizes[axis] for axis in plan.dims(description))
 
 
+def result_bytes(source: Source, plan: Plan) -> int:
+    """The size of what `realize` would give."""
+    n_values = int(np.prod(result_shape(source, plan), dtype=np.int64))
+    return n_values * plan.delivered(source.description).itemsize
+
+
+def peak_bytes(source: Source, plan: Plan) -> int:
+    """What `realize` would hold at most, result and all, beside what is held already."""
+    _, cost = cost_of(source, plan)
+    peak = cost.buffer_bytes + result_bytes(source, plan)
+    if plan.pools and plan.pools[0].axis == "l":  # one sum in float32, and one layer to add
+        peak += 2 * cost.block_rows * source.description.n_units * torch.float32.itemsize
+    return peak
+
+
 def explain_plan(source: Source, plan: Plan) -> str:
     """The plan, one step a line; the same text for the same plan on every machine."""
     return "\n".join(f"{name:<{WIDTH}}{text}" for name, text in _lines(source, plan))
@@ -72,20 +88,18 @@ def _lines(source: Source, plan: Plan) -> Iterator[tuple[str, str]]:
 def _costs(source: Source, plan: Plan) -> Iterator[tuple[str, str]]:
     """Result, way through the source, bytes and memory."""
     wanted, cost = cost_of(source, plan)
-    shape = result_shape(source, plan)
-    dtype = plan.delivered(source.description)
-    result_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    shape, dtype = result_shape(source, plan), plan.delivered(source.description)
     yield (
         "result",
         f"{plan.dims(source.description)} {list(shape)} {_name(dtype)}, "
-        f"{readable_bytes(result_bytes)}",
+        f"{readable_bytes(result_bytes(source, plan))}",
     )
     if cost.forward_tokens:
         yield "forward", f"one pass over {cost.forward_tokens:,} tokens, every layer in it"
     elif cost.bytes_read:
         order = "block by block, all layers of it" if wanted.together else "layer by layer"
         yield "read", f"{cost.bytes_read:,} bytes, {order}"
-    yield "peak", readable_bytes(cost.buffer_bytes + result_bytes)
+    yield "peak", readable_bytes(peak_bytes(source, plan))
 
 
 def _token_count(source: Source, plan: Plan) -> str:

@@ -130,6 +130,7 @@ class FileSource:
         return Cost(
             bytes_read=n_layers * n_rows * row_bytes + n_masked + wanted.n_searched,
             buffer_bytes=self._buffer(wanted.ranges).nbytes,
+            block_rows=largest_block(wanted.ranges),
         )
 
     def fingerprint(self) -> str:

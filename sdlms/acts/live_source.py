@@ -162,7 +162,9 @@ class LiveSource:
         batch = min(self.budget, tokens)
         row_bytes = self.description.n_units * self.description.dtype.itemsize
         n_held = 1 + len(wanted.layers) if wanted.unpooled else 1
-        return Cost(buffer_bytes=batch * row_bytes * n_held, forward_tokens=tokens)
+        return Cost(
+            buffer_bytes=batch * row_bytes * n_held, block_rows=batch, forward_tokens=tokens
+        )
 
     def fingerprint(self) -> str:
         """Of weights, config, types and tokens; loads the model."""

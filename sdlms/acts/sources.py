@@ -28,11 +28,13 @@ class Cost:
     Attributes:
         bytes_read: from the disk, activations and mask.
         buffer_bytes: held while it runs, beside what is made of it.
+        block_rows: rows of one layer that are there at a time.
         forward_tokens: that a model runs over.
     """
 
     bytes_read: int = 0
     buffer_bytes: int = 0
+    block_rows: int = 0
     forward_tokens: int = 0
 
 
@@ -165,7 +167,8 @@ class TensorSource:
     def cost(self, wanted: Wanted) -> Cost:
         """Nothing is read; the rows of a block are gathered."""
         row_bytes = self.description.n_units * self.tensor.element_size()
-        return Cost(buffer_bytes=largest_block(wanted.ranges) * row_bytes)
+        n_rows = largest_block(wanted.ranges)
+        return Cost(buffer_bytes=n_rows * row_bytes, block_rows=n_rows)
 
     def fingerprint(self) -> str:
         """Of every byte."""

@@ -1,6 +1,7 @@
 """What probes are compared with: labels that mean nothing, and directions that nobody chose."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,27 +15,36 @@ RANDOM_DIRECTION = "random_direction"
 CONTROLS = (SHUFFLED_LABELS, RANDOM_DIRECTION)
 
 
-def shuffled_truth(
-    truth: NDArray[np.bool_], offsets: NDArray[np.int64], seed: int
+def shuffled(
+    truth: NDArray[np.bool_],
+    documents: NDArray[np.int64],
+    sides: Sequence[NDArray[np.int64]],
+    seed: int,
 ) -> NDArray[np.bool_]:
-    """Labels dealt anew, for training and for testing alike.
+    """Labels dealt anew, among what is learned from and among what is tested on.
 
-    What a probe then finds, it finds where there is nothing: AUROC is 0.5 on average, unless
-    documents leak from one side to the other. Labels of documents are dealt to other documents.
-    Those of single tokens come in stretches, which must stay: all of them together are moved
-    along by a number of tokens that is drawn.
+    What a probe then finds, it finds where there is nothing: AUROC is 0.5 on average. Labels of
+    documents are dealt to other documents of the same side, so that both classes stay on both.
+    Those of single tokens come in stretches, which must stay: all those of a side are moved along
+    by a number of tokens that is drawn.
 
     Args:
         truth: `[example]` bool.
-        offsets: `[document + 1]` the examples of each document.
+        documents: `[example]` the document of each, ascending.
+        sides: examples of each side, ascending; others keep what they have.
         seed: of the draw.
     """
+    dealt = truth.copy()
     generator = np.random.default_rng([seed, len(truth)])
-    firsts, lengths = offsets[:-1], np.diff(offsets)
-    if all(len(np.unique(piece)) < 2 for piece in np.split(truth, firsts[1:])):
-        of_documents = truth[np.minimum(firsts, len(truth) - 1)]
-        return np.repeat(generator.permutation(of_documents), lengths)
-    return np.roll(truth, int(generator.integers(1, len(truth))))
+    for side in sides:
+        firsts = np.flatnonzero(np.diff(documents[side], prepend=-1))
+        lengths = np.diff(firsts, append=len(side))
+        n_positive = np.add.reduceat(truth[side].astype(np.int64), firsts)
+        if ((n_positive == 0) | (n_positive == lengths)).all():
+            dealt[side] = np.repeat(generator.permutation(truth[side[firsts]]), lengths)
+        else:
+            dealt[side] = np.roll(truth[side], int(generator.integers(1, len(side))))
+    return dealt
 
 
 def random_direction(n_units: int, layer: int, seed: int) -> Tensor:

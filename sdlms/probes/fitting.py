@@ -99,13 +99,10 @@ class Fitting:
             ValueError: it belongs to another stack.
         """
         groups = self._groups()
-        expected = set(self.tensors())
-        shapes = {name: tuple(param.shape[1:]) for name, param in self.best.items()}
-        found = {name: tuple(tensors[f"best/{name}"].shape[1:]) for name in shapes}
-        if set(tensors) != expected or found != shapes:
-            raise ValueError(f"state of another kind of probe: {found} instead of {shapes}")
-        if len(tensors["best_loss"]) != len(self.best_loss):
-            raise ValueError(f"state of {len(tensors['best_loss'])} members")
+        best = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith("best/")}
+        expected = {f"best/{name}": tuple(param.shape) for name, param in self.best.items()}
+        if set(tensors) != set(self.tensors()) or best != expected:
+            raise ValueError(f"state of another stack: {best} instead of {expected}")
         device = self.moments.steps.device
         for group, params in groups.items():
             for name in params:

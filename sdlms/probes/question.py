@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.acts.handle import Acts
 from sdlms.errors import UserError
-from sdlms.numerics.splits import N_ROLES, TEST, TRAIN, VALIDATION, classes_too_small, grouped_split
+from sdlms.numerics.splits import N_ROLES, TEST, TRAIN, VALIDATION, grouped_split
+from sdlms.probes.controls import shuffled
 from sdlms.probes.labels import UNLABELLED, Labelled
 from sdlms.probes.members import Members
 from sdlms.probes.targets import Split, Targets
@@ -107,6 +109,22 @@ class Question:
         """Usable examples that the seed in this row tests on."""
         return self.examples_with(seed, TEST)
 
+    def shuffled_truth(self, seed: int) -> NDArray[np.bool_]:
+        """`[label, example]` dealt anew on either side of the split of the seed in this row."""
+        sides = [self.examples_with(seed, *LEARNING), self.tested_examples(seed)]
+        draw = self.seeds[seed]
+        return np.stack([shuffled(row, self.documents, sides, draw) for row in self.truth])
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """How many usable examples belong to each class."""
+        if self.labelled.tokens is None:
+            classes = self.labelled.classes[self.documents[self.usable]]
+        else:
+            classes = np.concatenate(self.labelled.tokens)[self.usable]
+        counts = np.bincount(classes, minlength=len(self.labelled.names)).tolist()
+        return dict(zip(self.labelled.names, counts, strict=True))
+
     @property
     def never_tested(self) -> NDArray[np.int64]:
         """Documents that no seed tests on: what is scaled for all seeds is scaled by these."""
@@ -128,35 +146,52 @@ def ask(acts: Acts, labelled: Labelled, seeds: tuple[int, ...], *, by_token: boo
         by_token: whether every token is an example.
 
     Raises:
-        UserError: a class has too few documents, or none of them can be read; too many seeds.
+        UserError: a class has too few documents, or none that can be read; a split leaves some
+            seed without a class; too many seeds.
     """
-    chosen = acts.slice_batch(labelled.documents)
-    masks = _masks(chosen)
-    readable = np.array([bool(mask.any()) for mask in masks])
-    if not readable.all():
-        labelled = labelled.subset(readable)
-        chosen = acts.slice_batch(labelled.documents)
-        masks = [mask for mask in masks if mask.any()]
-    if not len(labelled.documents):
-        raise UserError(
-            "no labelled document has a token of mask 1. Capture with less --skip-first."
-        )
-    documents = np.arange(len(labelled.documents))
-    for index, n_documents in classes_too_small(documents, labelled.classes).items():
-        raise UserError(
-            f"class '{labelled.names[int(index)]}' has {n_documents} documents; at least {N_ROLES} "
-            "are needed, to train, to validate and to test on."
-        )
-    if len(missing := set(range(len(labelled.names))) - set(labelled.classes.tolist())):
-        name = labelled.names[min(missing)]
-        raise UserError(f"class '{name}' is the most frequent one in no document that can be read.")
-    usable = np.concatenate(masks) if by_token else np.ones(len(documents), dtype=np.bool_)
-    if by_token and labelled.tokens is not None:
-        usable &= np.concatenate(labelled.tokens) != UNLABELLED
-    question = Question(chosen, labelled, seeds, by_token, usable)
+    masks = _masks(acts.slice_batch(labelled.documents))
+    kept = labelled.readable(masks)
+    if not len(kept.documents):
+        raise UserError("every labelled token is special or skipped: there is nothing to read.")
+    _check_sizes(kept)
+    if kept.tokens is not None:
+        usable = np.concatenate(kept.tokens) != UNLABELLED
+    elif by_token:
+        usable = np.concatenate([mask for mask in masks if mask.any()])
+    else:
+        usable = np.ones(len(kept.documents), dtype=np.bool_)
+    question = Question(acts.slice_batch(kept.documents), kept, seeds, by_token, usable)
     if len(question.never_tested) < 2:
-        raise UserError(f"--seeds {len(seeds)}: every document is tested on. Use fewer seeds.")
+        raise UserError(
+            f"--seeds {len(seeds)}: their splits test on every document, and those that none "
+            "tests on say how activations are scaled. Use fewer seeds."
+        )
+    _check_splits(question)
     return question
+
+
+def _check_sizes(labelled: Labelled) -> None:
+    """Refuse classes that cannot be divided among training, validation and testing."""
+    for name, n_documents in zip(labelled.names, labelled.holding().tolist(), strict=True):
+        if n_documents < N_ROLES:
+            raise UserError(
+                f"--labels: of class '{name}' {n_documents or 'no'} documents can be read; at "
+                f"least {N_ROLES} are needed, to train, to validate and to test on."
+            )
+
+
+def _check_splits(question: Question) -> None:
+    """Refuse splits that leave a label without examples, as single tokens may have it."""
+    roles = ((TRAIN, "train"), (TEST, "test"))
+    for (row, seed), (role, verb) in product(enumerate(question.seeds), roles):
+        truth = question.truth[:, question.examples_with(row, role)]
+        one_class = truth.all(axis=1) | ~truth.any(axis=1)
+        if one_class.any():
+            name = question.names[int(one_class.argmax())]
+            raise UserError(
+                f"--labels: the documents that seed {seed} would {verb} on are all of '{name}', "
+                "or none is. Label more documents, or choose another --seed."
+            )
 
 
 def _masks(acts: Acts) -> list[NDArray[np.bool_]]:

@@ -1,7 +1,9 @@
 """From probabilities to the rows of `probe.csv` and `predictions.csv`."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from sdlms.numerics.metrics import (
     brier,
     recall_at_false_positive_rate,
 )
+from sdlms.probes.controls import CONTROLS
 from sdlms.storage.tables import Cell
 
 N_RESAMPLES = 1000
@@ -126,12 +129,20 @@ def prediction_rows(
 
 
 def best_lines(rows: list[dict[str, Cell]]) -> Iterator[str]:
-    """One line per kind: the layer with the highest AUROC, averaged over labels and seeds."""
+    """One line per kind: its AUROC at the best layer; of a control, which chooses none, at all.
+
+    Means over labels and seeds; a label without AUROC is left out.
+    """
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        means = {
-            layer: float(np.nanmean([float(row["auroc"] or np.nan) for row in own]))
-            for layer in dict.fromkeys(row["layer"] for row in rows)
-            if (own := [row for row in rows if (row["kind"], row["layer"]) == (kind, layer)])
-        }
-        best = max(means, key=means.__getitem__)
-        yield f"{kind}: AUROC {means[best]:.3f} at layer {best} (mean over labels and seeds)"
+        values: dict[Cell, list[float]] = {}
+        for row in rows:
+            if row["kind"] == kind and not math.isnan(found := float(row["auroc"] or 0)):
+                values.setdefault(row["layer"], []).append(found)
+        means = {layer: fmean(own) for layer, own in values.items()}
+        if not means:
+            continue
+        if kind in CONTROLS:
+            yield f"{kind} (a control): AUROC {fmean(means.values()):.3f} over all layers"
+        else:
+            best = max(means, key=means.__getitem__)
+            yield f"{kind}: AUROC {means[best]:.3f} at layer {best}, its best"

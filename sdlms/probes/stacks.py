@@ -1,7 +1,8 @@
 """Iterative kinds: all layers, seeds and labels of a kind in one stack, one pass per epoch."""
 
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from sdlms.acts.handle import Acts
+from sdlms.models.device import allocated_bytes
 from sdlms.probes.attention import AttentionNetwork
 from sdlms.probes.batches import ActsBatches
 from sdlms.probes.gated_bipolar import GatedBipolarNetwork
-from sdlms.probes.kinds import KINDS, Probe
 from sdlms.probes.lesson import Lesson
 from sdlms.probes.mlp import MlpNetwork
 from sdlms.probes.multimax import MultiMaxNetwork
@@ -21,6 +22,7 @@ from sdlms.probes.network import Network
 from sdlms.probes.question import Question
 from sdlms.probes.trained import Predictions, Trained, predictions
 from sdlms.probes.training import Trainer, train
+from sdlms.progress import LOGGER, Progress
 from sdlms.storage.scores import Scores
 from sdlms.storage.tensors import read_tensors, write_tensors
 
@@ -29,6 +31,10 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "multimax": MultiMaxNetwork,
     "gated_bipolar": GatedBipolarNetwork,
 }
+# A kill loses this much work at most, or an epoch; all members' states may be gigabytes.
+CHECKPOINT_SECONDS = 30.0
+# Parameters, the two moments and the best parameters; in the old file and in the new one.
+CHECKPOINT_COPIES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +44,11 @@ class Workshop:
     Attributes:
         device: where to compute.
         scratch: folder for checkpoints.
-        on_epoch: told the kind, the epochs done and the members that still train.
         on_halved: told how much is computed at once from now on, when memory ran out.
     """
 
     device: torch.device
     scratch: Path
-    on_epoch: Callable[[str, int, int], None]
     on_halved: Callable[[int], None]
 
 
@@ -65,13 +69,14 @@ def fit_stack(
     network = _network(kind, question, data)
     lesson = Lesson(data, question.targets, question.split, seed, workshop.device)
     checkpoint = workshop.scratch / f"{kind}.safetensors"
-    trained = train(
-        network,
-        lesson,
-        on_epoch=partial(_note_epoch, kind, checkpoint, workshop),
-        on_halved=workshop.on_halved,
-        state=_state(checkpoint),
-    )
+    state = _state(checkpoint)
+    n_done, n_epochs = 0 if state is None else len(state["history"]), network.settings.max_epochs
+    device = workshop.device
+    gpu = partial(allocated_bytes, device) if device.type == "cuda" else None
+    total, done = n_epochs * data.n_documents, n_done * data.n_documents
+    with Progress(kind, total, "documents", done=done, gpu_memory=gpu) as progress:
+        noting = _Noting(kind, checkpoint, progress)
+        trained = train(network, lesson, noting.note, workshop.on_halved, state)
     for part in predictions(trained, data, question.tested, workshop.on_halved):
         _write(kind, question, part, scores)
     return trained
@@ -84,21 +89,33 @@ def _network(kind: str, question: Question, data: ActsBatches) -> Network:
     return NETWORKS[kind]()
 
 
-def probe_of(trained: Trained, member: int) -> Probe:
-    """One member of a stack as a probe of its own."""
-    settings = {
-        **asdict(trained.network.settings),
-        "converged": bool(trained.converged[member]),
-    }
-    kind = KINDS[trained.network.kind].probe_class()
-    return kind.from_parts(settings, trained.tensors_of(member))
+def probe_bytes(kind: str, n_units: int) -> int:
+    """What a probe takes on disk at most, its checkpoints and what lies beside them included."""
+    if kind not in NETWORKS and kind != "mlp":
+        return 1000 + 3 * 8 * n_units
+    network = MlpNetwork(torch.zeros(1, 1), torch.ones(1, 1)) if kind == "mlp" else NETWORKS[kind]()
+    n_bytes = 4 * (sum(p.numel() for p in network.initial(n_units, 0).values()) + 2 * n_units)
+    return 1000 + n_bytes + CHECKPOINT_COPIES * n_bytes
 
 
-def _note_epoch(kind: str, checkpoint: Path, workshop: Workshop, trainer: Trainer) -> None:
-    """Make an epoch durable, then tell of it."""
-    arrays = {name: tensor.numpy() for name, tensor in trainer.state().items()}
-    write_tensors(checkpoint, arrays, {"kind": kind})
-    workshop.on_epoch(kind, trainer.epoch, trainer.n_active)
+class _Noting:
+    """Tells of epochs, and makes one durable now and then."""
+
+    def __init__(self, kind: str, checkpoint: Path, progress: Progress) -> None:
+        self._kind, self._checkpoint, self._progress = kind, checkpoint, progress
+        self._noted = time.monotonic()
+
+    def note(self, trainer: Trainer) -> None:
+        """Take note of an epoch that has ended."""
+        self._progress.advance(trainer.lesson.data.n_documents)
+        LOGGER.debug(
+            f"{self._kind}: epoch {trainer.epoch} ended, {trainer.n_active} of "
+            f"{len(trainer.members)} probes go on"
+        )
+        if time.monotonic() - self._noted >= CHECKPOINT_SECONDS:
+            arrays = {name: tensor.numpy() for name, tensor in trainer.state().items()}
+            write_tensors(self._checkpoint, arrays, {"kind": self._kind})
+            self._noted = time.monotonic()
 
 
 def _state(checkpoint: Path) -> dict[str, torch.Tensor] | None:

@@ -78,7 +78,8 @@ class ExampleStream:
     def _parts(self, at_once: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Some documents at a time, with the mask that the activations have of their own."""
         if isinstance(self._x, Tensor):
-            yield from ((part, None) for part in torch.split(self._x, at_once))
+            # Of no documents torch makes one part without any.
+            yield from ((part, None) for part in torch.split(self._x, at_once) if len(part))
         else:
             yield from ((part.tensor, part.mask) for part in self._x.iter_batches(at_once))
 

@@ -13,16 +13,17 @@ import numpy as np
 
 from sdlms.acts.handle import Acts
 from sdlms.errors import UserError
-from sdlms.probes.controls import CONTROLS, SHUFFLED_LABELS, shuffled_truth
-from sdlms.probes.kinds import KINDS, Probe
 from sdlms.numerics.splits import TRAIN
+from sdlms.probes.controls import CONTROLS, SHUFFLED_LABELS
+from sdlms.probes.kinds import KINDS
 from sdlms.probes.question import LEARNING, Question
 from sdlms.probes.saving import save_probe
 from sdlms.probes.scoring import Judged, prediction_rows
-from sdlms.probes.stacks import Workshop, fit_stack, probe_of
+from sdlms.probes.stacks import Workshop, fit_stack
 from sdlms.probes.tokens import fit_tokens
+from sdlms.probes.trained import Trained
 from sdlms.probes.vectors import fit_vectors
-from sdlms.progress import LOGGER
+from sdlms.progress import LOGGER, Progress
 from sdlms.storage.scores import Scores
 from sdlms.storage.tables import Cell
 
@@ -52,17 +53,10 @@ class Sweep:
     def run(self, kind: str) -> None:
         """Fit a kind, or a control, unless an earlier try did."""
         if self.scores.is_done(kind):
-            LOGGER.info(f"{kind}: fitted already")
+            LOGGER.info(f"{kind}: done before the interruption")
             return
-        converged = (
-            self._stack(kind) if kind in KINDS and KINDS[kind].iterative else self._closed(kind)
-        )
-        if not all(converged) and kind not in CONTROLS:
-            LOGGER.warning(
-                f"{kind}: {converged.count(False)} of {len(converged)} probes did not converge; "
-                "probe.csv says which"
-            )
-        self.scores.finish(kind, converged)
+        iterative = kind in KINDS and KINDS[kind].iterative
+        self.scores.finish(kind, self._stack(kind) if iterative else self._closed(kind))
 
     def _closed(self, kind: str) -> list[bool]:
         """Many small fits; whether each converged."""
@@ -72,10 +66,17 @@ class Sweep:
             if self.pooled is None
             else fit_vectors(kind, self.question, self.pooled, self.threads, self.scores)
         )
-        for fitted in fits:
-            converged.append(fitted.converged)
-            if fitted.probe is not None and kind not in CONTROLS:
-                save_probe(self._stem(kind, fitted.member), fitted.probe)
+        with Progress(kind, len(self.question.members), "probes") as progress:
+            for fitted in fits:
+                converged.append(fitted.converged)
+                if fitted.probe is not None and kind not in CONTROLS:
+                    save_probe(self._stem(kind, fitted.member), fitted.probe)
+                progress.advance(1)
+        if n_open := converged.count(False):
+            LOGGER.warning(
+                f"{kind}: the solver gave up before its tolerance in {n_open} of "
+                f"{len(converged)} fits (converged = no in probe.csv)"
+            )
         return converged
 
     def _stack(self, kind: str) -> list[bool]:
@@ -85,7 +86,8 @@ class Sweep:
             acts = self.pooled
         trained = fit_stack(kind, self.question, acts, self.scores, self.workshop, self.seed)
         for member in range(len(trained.members)):
-            save_probe(self._stem(kind, member), probe_of(trained, member))
+            save_probe(self._stem(kind, member), trained.probe(member))
+        LOGGER.info(_endings(trained))
         return [bool(each) for each in trained.converged]
 
     def _stem(self, kind: str, member: int) -> Path:
@@ -124,9 +126,8 @@ class Sweep:
         question, members = self.question, self.question.members
         row, label = int(members.seed[member]), int(members.label[member])
         seed = question.seeds[row]
-        truth = question.truth[label]
-        if kind == SHUFFLED_LABELS:
-            truth = shuffled_truth(truth, question.offsets, seed)
+        truths = question.shuffled_truth(row) if kind == SHUFFLED_LABELS else question.truth
+        truth = truths[label]
         iterative = kind in KINDS and KINDS[kind].iterative
         train = question.examples_with(row, *([TRAIN] if iterative else LEARNING))
         test = question.tested_examples(row)
@@ -141,6 +142,20 @@ class Sweep:
             targets=truth[test],
             documents=question.documents[test],
         )
+
+
+def _endings(trained: Trained) -> str:
+    """How the probes of a stack came to their end, in one line."""
+    settings, n_probes = trained.network.settings, len(trained.members)
+    n_stopped = int(trained.converged.sum())
+    n_lost = int((~np.isfinite(trained.best_loss)).sum())
+    line = (
+        f"{trained.network.kind}: {n_stopped} of {n_probes} probes stopped after "
+        f"{settings.patience} epochs without a better validation loss"
+    )
+    if n_limited := n_probes - n_stopped - n_lost:
+        line += f", {n_limited} at the limit of {settings.max_epochs} epochs (converged = no)"
+    return f"{line}, {n_lost} have no finite loss (converged = no)" if n_lost else line
 
 
 def check_finite(pooled: Acts) -> None:

@@ -15,7 +15,6 @@ from sdlms.probes.controls import (
     SHUFFLED_LABELS,
     oriented,
     random_direction,
-    shuffled_truth,
 )
 from sdlms.probes.logistic import LogisticProbe
 from sdlms.probes.logistic_streamed import fit_logistic_streamed
@@ -74,9 +73,7 @@ def _fit(kind: str, question: Question, scores: Scores, job: Job) -> list[Fitted
     if kind == RANDOM_DIRECTION:
         _judge_direction(question, scores, job, seed)
         return [Fitted(member, None, converged=True) for member in members]
-    truth = question.truth
-    if kind == SHUFFLED_LABELS:
-        truth = np.stack([shuffled_truth(row, question.offsets, seed) for row in truth])
+    truth = question.shuffled_truth(job.row) if kind == SHUFFLED_LABELS else question.truth
     learned = _Tokens(question, job.acts, question.documents_with(job.row, *LEARNING))
     if kind == "mass_mean":
         probes: list[ClosedProbe] = [_mass_mean(learned, row) for row in truth]

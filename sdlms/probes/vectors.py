@@ -1,7 +1,7 @@
 """Closed kinds and controls on one vector per document: many small fits, side by side."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,6 @@ from sdlms.probes.controls import (
     SHUFFLED_LABELS,
     oriented,
     random_direction,
-    shuffled_truth,
 )
 from sdlms.probes.logistic import LogisticProbe
 from sdlms.probes.mass_mean import MassMeanProbe
@@ -83,16 +82,19 @@ def fit_vectors(
     Yields:
         In order of the members.
     """
-    yield from spread(partial(_fit, kind, scores), _jobs(question, pooled), threads)
+    yield from spread(partial(_fit, kind, scores), _jobs(kind, question, pooled), threads)
 
 
-def _jobs(question: Question, pooled: Acts) -> Iterator[Job]:
+def _jobs(kind: str, question: Question, pooled: Acts) -> Iterator[Job]:
     """Layer by layer, seed by seed, label by label."""
     member = 0
+    rows = range(len(question.seeds))
+    shuffle = kind == SHUFFLED_LABELS
+    truths = [question.shuffled_truth(row) if shuffle else question.truth for row in rows]
     for layer, acts in pooled.iter_layers():
         for row, seed in enumerate(question.seeds):
             train = question.documents_with(row, *LEARNING)
-            for truth in question.truth:
+            for truth in truths[row]:
                 yield Job(member, layer, seed, acts.tensor, truth, train)
                 member += 1
 
@@ -103,9 +105,6 @@ def _fit(kind: str, scores: Scores, job: Job) -> Fitted:
         along = (job.x @ random_direction(job.x.shape[1], job.layer, job.seed)).numpy()
         scores.write(kind, job.member, 0, oriented(along, job.truth, job.train))
         return Fitted(job.member, None, converged=True)
-    if kind == SHUFFLED_LABELS:
-        offsets = np.arange(len(job.truth) + 1)
-        job = replace(job, truth=shuffled_truth(job.truth, offsets, job.seed))
     if kind == "mass_mean":
         probe: ClosedProbe = MassMeanProbe().fit(*job.examples())
         converged = True

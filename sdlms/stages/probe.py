@@ -18,8 +18,6 @@ from sdlms.runs.reading import Run, find_run
 from sdlms.runs.writing import RunWriter
 
 if TYPE_CHECKING:
-    import torch
-
     from sdlms.acts.handle import Acts
     from sdlms.probes.labels import Labelled
     from sdlms.probes.question import Question
@@ -57,18 +55,20 @@ class Config(DeviceConfig):
         super().__post_init__()
         check_layers(self.layers)
         check_at_least("seeds", self.seeds, 1)
+        if not self.kinds:
+            raise UserError(f"--kinds is empty. Name any of {', '.join(KINDS)}; or all.")
         for kind in self.kinds:
             if kind not in (*KINDS, ALL):
                 raise UserError(f"--kinds: there is no '{kind}'.{did_you_mean(kind, KINDS)}")
         if ALL in self.kinds and len(self.kinds) > 1:
-            raise UserError("--kinds: 'all' stands alone.")
+            raise UserError("--kinds: 'all' names every kind already; leave the others out.")
         wrong = [kind for kind in self.chosen_kinds if KINDS[kind].needs_tokens]
         if self.level == "token" and wrong:
             raise UserError(
-                f"--level token: {', '.join(wrong)} read whole documents. Leave them out of --kinds."
+                f"--level token: {wrong[0]} judges whole documents; leave it out of --kinds."
             )
         if self.labels != BY_TASK and not Path(self.labels).is_file():
-            raise UserError(f"--labels {self.labels}: neither 'task' nor a file.")
+            raise UserError(f"--labels {self.labels}: neither 'task' nor a file that exists.")
 
     @property
     def chosen_kinds(self) -> list[str]:
@@ -85,15 +85,15 @@ class Plan:
     Attributes:
         run: the capture run.
         question: what is asked.
-        labels: how many documents have each label, as `meta.jsonl` records it.
         labels_sha256: of the table; None for tasks.
+        left_out: what of the run and of the table is not used, a line each.
         decided: what `auto` means on this machine.
     """
 
     run: Run
     question: "Question"
-    labels: dict[str, int]
     labels_sha256: str | None
+    left_out: list[str]
     decided: dict[str, Any]
 
 
@@ -111,7 +111,7 @@ def run(config: Config, out: RunWriter) -> None:
     decided = out.start(_resolved(plan), plan.decided)
     out.input(plan.run)
     set_threads(decided["threads"])
-    _announce(config, plan)
+    _announce(plan, decided)
     _sweep(config, plan, decided, out)
     out.summary["documents"] = plan.question.acts.n_documents
 
@@ -119,23 +119,22 @@ def run(config: Config, out: RunWriter) -> None:
 def _plan(config: Config, out: RunWriter) -> Plan:
     """Check every setting and input; read what the run says of itself, and the labels."""
     from sdlms.acts.opening import load_acts
-    from sdlms.models.device import device_of
+    from sdlms.models.device import decisions, device_of
     from sdlms.probes.question import ask
     from sdlms.storage.files import sha256_of
 
-    device = device_of(config.device)
+    decided = decisions(device_of(config.device), "float32", config.threads)
     run = find_run(out.options.artifacts, config.acts, "capture")
     acts = _layers_of(config, run, load_acts(run, config.site))
     labelled = _labelled(config, acts)
     seeds = tuple(range(config.seed, config.seed + config.seeds))
     question = ask(acts, labelled, seeds, by_token=config.level == "token")
-    classes = question.labelled.classes.tolist()
     return Plan(
         run=run,
         question=question,
-        labels={name: classes.count(i) for i, name in enumerate(question.labelled.names)},
         labels_sha256=None if config.labels == BY_TASK else sha256_of(Path(config.labels)),
-        decided=_decisions(config, device),
+        left_out=_left_out(acts, labelled, question),
+        decided={**decided, "kinds": config.chosen_kinds},
     )
 
 
@@ -155,7 +154,7 @@ def _layers_of(config: Config, run: Run, acts: "Acts") -> "Acts":
 
 
 def _labelled(config: Config, acts: "Acts") -> "Labelled":
-    """The documents and their classes; says which of the run's documents have none."""
+    """The documents that have a class."""
     from sdlms.probes.labels import labelled_by_table, labelled_by_task
     from sdlms.storage.labels import read_labels
 
@@ -168,11 +167,17 @@ def _labelled(config: Config, acts: "Acts") -> "Labelled":
     return labelled
 
 
-def _decisions(config: Config, device: "torch.device") -> dict[str, Any]:
-    """What `auto` means on this machine."""
-    from sdlms.models.device import decisions
-
-    return {**decisions(device, "float32", config.threads), "kinds": config.chosen_kinds}
+def _left_out(acts: "Acts", labelled: "Labelled", question: "Question") -> list[str]:
+    """What of the run and of the table is not used, a line each."""
+    n_all, n_labelled = acts.n_documents, len(labelled.documents)
+    counts = {
+        f"of {n_all:,} documents have no label": n_all - n_labelled,
+        "rows of --labels name no document of the run": labelled.n_unmatched,
+        f"of {n_labelled:,} documents have no labelled token that is neither special nor skipped": (
+            n_labelled - question.acts.n_documents
+        ),
+    }
+    return [f"{count:,} {what}: left out" for what, count in counts.items() if count]
 
 
 def _resolved(plan: Plan) -> dict[str, Any]:
@@ -182,29 +187,37 @@ def _resolved(plan: Plan) -> dict[str, Any]:
         "acts": plan.run.name,
         "site": question.acts.site,
         "layers": list(question.layers),
-        "labels": plan.labels,
+        "labels": question.class_counts,
         "labels_sha256": plan.labels_sha256,
     }
 
 
 def _predicted_bytes(config: Config, question: "Question") -> int:
     """What the run will take on disk, scratch files among it; a row of predictions is 80 bytes."""
-    n_members, n_examples = len(question.members), len(question.usable)
-    pooled = 4 * question.acts.n_documents * question.acts.n_units * len(question.layers)
-    scores = 4 * (len(config.chosen_kinds) + 2) * n_members * n_examples
-    rows = 80 * len(config.chosen_kinds) * n_members * n_examples // 5
-    return pooled + scores + rows
+    from sdlms.probes.controls import CONTROLS
+    from sdlms.probes.stacks import probe_bytes
+
+    kinds, n_members, n_examples = config.chosen_kinds, len(question.members), len(question.usable)
+    n_units, n_pools = question.acts.n_units, 1 if config.pool == "mean" else 2
+    pooled = 4 * n_pools * question.acts.n_documents * n_units * len(question.layers)
+    scores = 4 * (len(kinds) + len(CONTROLS)) * n_members * n_examples
+    rows = 80 * len(kinds) * n_members * n_examples // 5
+    return pooled + scores + rows + n_members * sum(probe_bytes(kind, n_units) for kind in kinds)
 
 
-def _announce(config: Config, plan: Plan) -> None:
+def _announce(plan: Plan, decided: dict[str, Any]) -> None:
     """Log what will be told from what, and what was left out."""
     question = plan.question
     LOGGER.info(
         f"{plan.run.name}: {question.acts.site} at layers "
         f"{', '.join(str(layer) for layer in question.layers)}, {question.acts.n_units} units"
     )
-    counts = ", ".join(f"{name} {count:,}" for name, count in plan.labels.items())
-    LOGGER.info(f"{question.acts.n_documents:,} documents ({counts}); {config.level} level")
+    tokens = f"{int(question.usable.sum()):,} tokens of " if question.by_token else ""
+    counts = ", ".join(f"{name} {count:,}" for name, count in question.class_counts.items())
+    LOGGER.info(f"{tokens}{question.acts.n_documents:,} documents ({counts})")
+    for line in plan.left_out:
+        LOGGER.warning(line)
+    LOGGER.info(f"device {decided['device']}, {decided['threads']} threads")
 
 
 def _sweep(config: Config, plan: Plan, decided: dict[str, Any], out: RunWriter) -> None:
@@ -256,11 +269,8 @@ def _sweep_of(
     from sdlms.probes.sweep import Sweep
 
     def on_halved(at_once: int) -> None:
-        LOGGER.warning(f"out of memory: {at_once} at once from now on")
+        LOGGER.warning(f"out of memory: {at_once} examples at once from now on")
         out.event("batch_halved", at_once=at_once)
-
-    def on_epoch(kind: str, epoch: int, n_active: int) -> None:
-        LOGGER.info(f"{kind}: epoch {epoch}, {n_active} of {len(plan.question.members)} train on")
 
     pooled, scores = data
     return Sweep(
@@ -268,7 +278,7 @@ def _sweep_of(
         pooled=pooled,
         scores=scores,
         folder=out.path / "probes",
-        workshop=Workshop(device_of(decided["device"]), out.scratch, on_epoch, on_halved),
+        workshop=Workshop(device_of(decided["device"]), out.scratch, on_halved),
         threads=decided["threads"],
         seed=config.seed,
     )

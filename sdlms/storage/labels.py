@@ -1,6 +1,7 @@
 """Labels of a user's: a CSV table `document_id,label`, or `document_id,token,label`."""
 
 import csv
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +69,6 @@ def _label(where: str, row: dict[str, str | None], has_tokens: bool) -> Label:
     if not has_tokens:
         return Label(document, None, label)
     token = row[TOKEN] or ""
-    if not token.isdecimal():
+    if not re.fullmatch("[0-9]{1,15}", token):
         raise UserError(f"{where}: token '{token}' is no index from 0.")
     return Label(document, int(token), label)

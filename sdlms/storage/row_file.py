@@ -150,7 +150,7 @@ def find_rows(path: Path) -> RowFile:
                 state=_state(path.stat()),
             )
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = (error.strerror or str(error)).partition("\n")[0]
         raise UserError(f"cannot read {path} ({reason}).") from None
     except (KeyError, IndexError, RuntimeError):  # by which HDF5 says that a part is missing
         raise UserError(f"cannot read {path}: it is damaged, or another program's.") from None

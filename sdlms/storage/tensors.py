@@ -27,7 +27,7 @@ def write_tensors(
         tensors: any numeric dtype that safetensors knows; the order does not matter.
         metadata: kept beside them.
     """
-    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    contiguous = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     text = json.dumps(dict(metadata), sort_keys=True)
     write_atomically(path, save(contiguous, {METADATA_KEY: text}))
 

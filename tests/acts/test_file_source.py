@@ -120,7 +120,7 @@ def test_a_file_that_changed_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*a\.h5 \(No such file"):
         acts.realize()
     write_sample(tmp_path / "a.h5", sample(LENGTHS, 1, dtype=torch.bfloat16))
-    with pytest.raises(UserError, match="changed since it was loaded. Load it again"):
+    with pytest.raises(UserError, match="changed since it was loaded"):
         acts.realize()
 
 
@@ -179,42 +179,39 @@ def test_a_run_without_activations_is_one_clear_line(tmp_path: Path) -> None:
         file_source(run, tmp_path, None)
 
 
+def chunk(file: h5py.File) -> None:
+    values, kept = file["/resid_post/layer_3"][:], dict(file["/resid_post/layer_3"].attrs)
+    del file["/resid_post/layer_3"]
+    data = file.create_dataset("/resid_post/layer_3", data=values, chunks=(10, 3))
+    data.attrs.update(kept)
+
+
+EDITS: dict[str, Callable[[h5py.File], object]] = {
+    "newer": lambda file: file.attrs.modify("version", 2),
+    "foreign": lambda file: file.attrs.clear(),
+    "part missing": lambda file: file.pop("/documents/id"),
+    "attribute missing": lambda file: file.attrs.pop("sites"),
+    "layer missing": lambda file: file.pop("/resid_post/layer_3"),
+    "chunked": chunk,
+}
+CONTENTS: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "text": lambda content: b"activations\n",
+    "empty": lambda content: b"",
+}
+
+
 def damaged(tmp_path: Path, what: str) -> Path:
     path = write_sample(tmp_path / "a.h5", sample([50] * 40))
-    if what == "newer":
+    if what in EDITS:
         with h5py.File(path, "a") as file:
-            file.attrs["version"] = 2
-    if what == "foreign":
-        path.unlink()
-        with h5py.File(path, "w") as file:
-            file["x"] = [1.0]
-    if what == "part missing":
-        with h5py.File(path, "a") as file:
-            del file["/documents/id"]
-    if what == "attribute missing":
-        with h5py.File(path, "a") as file:
-            del file.attrs["sites"]
-    if what == "layer missing":
-        with h5py.File(path, "a") as file:
-            del file["/resid_post/layer_3"]
-    if what == "truncated":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    if what == "text":
-        path.write_text("activations\n")
-    if what == "empty":
-        path.write_bytes(b"")
-    if what == "chunked":
-        with h5py.File(path, "a") as file:
-            values = file["/resid_post/layer_3"][:]
-            kept = dict(file["/resid_post/layer_3"].attrs)
-            del file["/resid_post/layer_3"]
-            data = file.create_dataset("/resid_post/layer_3", data=values, chunks=(10, 3))
-            data.attrs.update(kept)
+            EDITS[what](file)
+    elif what in CONTENTS:
+        path.write_bytes(CONTENTS[what](path.read_bytes()))
+    else:
+        path = tmp_path / what
     if what == "folder":
-        path = tmp_path / "empty"
         path.mkdir()
-    if what == "absent":
-        path = tmp_path / "absent.h5"
     return path
 
 
@@ -231,7 +228,7 @@ def damaged(tmp_path: Path, what: str) -> Path:
         ("empty", "cannot read"),
         ("chunked", "/resid_post/layer_3 is chunked or compressed; .* h5repack -l CONTI"),
         ("folder", "is no complete run"),
-        ("absent", r"no run '.*absent\.h5'"),
+        ("absent", r"no run '.*absent'"),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_line(tmp_path: Path, what: str, message: str) -> None:

@@ -234,7 +234,7 @@ def test_bad_requests_are_one_clear_line(model: PreTrainedModel) -> None:
             live_source(*args)
         assert "\n" not in str(error.value)
 
-    refused("site 'neurons' is none of resid_pre", model, rows, 0, "neurons")
+    refused("site 'neurons' is none of mlp_act, mlp_out", model, rows, 0, "neurons")
     refused("there is no layer 3; the model has layers 0 to 2", model, rows, 3, "mlp_act")
     refused("'-1' is neither an index", model, rows, [0, -1], "mlp_act")
     refused("neither an index", model, rows, [], "mlp_act")

@@ -116,8 +116,8 @@ def test_a_scan_hands_over_each_row_of_each_layer_once() -> None:
             (layer, positions.tolist(), found[0][:, 0].tolist())
         ),
     )
-    expected = {layer: [X[d, layer, s, 0].item() for d, s in [(1, 0), (0, 0), (0, 1), (0, 2), (1, 0)]]
-                for layer in (2, 0)}  # fmt: skip
+    places = [(1, 0), (0, 0), (0, 1), (0, 2), (1, 0)]
+    expected = {layer: [X[d, layer, s, 0].item() for d, s in places] for layer in (2, 0)}
     assert seen == [(layer, [0, 1, 2], expected[layer]) for layer in (2, 0)]
     assert source.ids(ranges).tolist() == [-1] * 5  # nobody knows them
     assert source.mask(ranges).tolist() == [True, False, True, True, True]
@@ -145,4 +145,4 @@ def test_a_fingerprint_tells_every_difference() -> None:
 def test_a_tensor_costs_no_reading() -> None:
     source = tensor_source(X, "blsh", MASK)
     wanted = Wanted(whole(source.description, np.array([0, 1])), [0], masked=True, together=False)
-    assert source.cost(wanted) == Cost(bytes_read=0, buffer_bytes=4 * 5 * 4)
+    assert source.cost(wanted) == Cost(bytes_read=0, buffer_bytes=4 * 5 * 4, block_rows=4)

@@ -1,5 +1,6 @@
 """What is recorded is what the model computed, and no more is computed than that."""
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from operator import attrgetter
@@ -211,6 +212,66 @@ def test_each_run_starts_anew(gpt2: PreTrainedModel) -> None:
         second = recorded.run(INPUT_IDS[:1, :4])
     assert torch.equal(first["resid_pre", 0], kept)
     assert second["resid_pre", 0].shape == (1, 4, 16)
+
+
+# Keeping less than everything
+
+
+def test_what_is_kept_is_what_keep_returns(model: PreTrainedModel) -> None:
+    layers = range(n_layers(model.config))
+    whole = record_everything(model)
+    with recording(model, layers, SITES) as recorded:
+        kept = recorded.run_keeping(
+            lambda key, acts: (key, acts.amax(1)), INPUT_IDS, padding_mask(model)
+        )
+    assert kept.keys() == whole.keys()
+    for key, (named, largest) in kept.items():
+        assert named == key
+        assert largest.shape[0] == 3
+        assert torch.equal(largest, whole[key].amax(1))
+
+
+def test_keep_may_return_nothing(gpt2: PreTrainedModel) -> None:
+    with recording(gpt2, [0, 2], ["mlp_act"]) as recorded:
+        kept = recorded.run_keeping(lambda key, acts: None, INPUT_IDS)
+        assert kept == {("mlp_act", 0): None, ("mlp_act", 2): None}
+        assert isinstance(recorded.run(INPUT_IDS)["mlp_act", 0], Tensor)  # forgets `keep`
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_of_what_is_pooled_one_layer_is_alive_at_a_time(
+    gpt2: PreTrainedModel, pooled: bool
+) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def keep(key: tuple[Site, int], acts: Tensor) -> Tensor:
+        seen.append(weakref.ref(acts))
+        alive.append(sum(tensor() is not None for tensor in seen))
+        return acts.sum(1) if pooled else acts
+
+    with recording(gpt2, range(3), ["mlp_act"]) as recorded:
+        kept = recorded.run_keeping(keep, INPUT_IDS)
+    assert alive == ([1, 1, 1] if pooled else [1, 2, 3])
+    assert len(kept) == 3
+
+
+def test_an_error_of_keep_ends_the_forward_and_leaves_no_hook(gpt2: PreTrainedModel) -> None:
+    def broken(key: tuple[Site, int], acts: Tensor) -> None:
+        raise UserError("no")
+
+    before = n_hooks(gpt2)
+    with recording(gpt2, [0, 1], ["mlp_act"]) as recorded:
+        with pytest.raises(UserError, match="no"):
+            recorded.run_keeping(broken, INPUT_IDS)
+        assert recorded.run(INPUT_IDS).keys() == {("mlp_act", 0), ("mlp_act", 1)}
+    assert n_hooks(gpt2) == before
+
+
+def test_no_gradients_are_kept(gpt2: PreTrainedModel) -> None:
+    with recording(gpt2, [1], ["resid_post"]) as recorded:
+        kept = recorded.run_keeping(lambda key, acts: acts * 2, INPUT_IDS)
+    assert not kept["resid_post", 1].requires_grad
 
 
 # Padding

@@ -16,6 +16,8 @@ from sdlms.models.tokens import (
     documents_within,
     permuted_ids,
     tokenize,
+    tokenize_all,
+    warn_of_truncation,
 )
 
 TOKENIZER = Path(__file__).parents[2] / "sdlms/assets/models/sdlms-medium"
@@ -181,3 +183,33 @@ def test_a_task_without_a_readable_token_is_refused(tokenizer: Tokenizer) -> Non
     check_readable(rows, lengths)
     with pytest.raises(UserError, match="task 'b': every token is special or skipped"):
         check_readable(rows, np.where(np.array(rows.document_tasks) == "b", 0, lengths))
+
+
+def test_every_document_is_kept_in_the_order_given(tokenizer: Tokenizer) -> None:
+    source = texts("b", 300) + texts("a", 3)  # more than a chunk
+    found = tokenize_all(tokenizer, source, CONTEXT).rows
+    assert found.document_ids == [text.id for text in source]
+    assert found.document_tasks == [text.task for text in source]
+    for document, text in enumerate(source):
+        ids = found.ids[found.offsets[document] : found.offsets[document + 1]]
+        assert ids.tolist() == tokenizer(text.text)["input_ids"]
+    assert found.mask.all() and found.ids.dtype == np.int32
+
+
+def test_every_document_is_cut_and_masked_as_tokenize_does(tokenizer: Tokenizer) -> None:
+    source = [Text("long", "a", "word " * 500), Text("two", "a", "one<|endoftext|>two")]
+    everything = tokenize_all(tokenizer, source, CONTEXT)
+    some = tokenize(tokenizer, [source], CONTEXT, budget())
+    assert everything.truncated == some.truncated != {}
+    for document, name in enumerate(everything.rows.document_ids):
+        other = some.rows.document_ids.index(name)
+        a, b = everything.rows.subset([document]), some.rows.subset([other])
+        assert np.array_equal(a.ids, b.ids) and np.array_equal(a.mask, b.mask)
+    assert not everything.rows.mask.all()
+
+
+def test_what_was_cut_off_is_said(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_truncation(tokenize_all(tokenizer, texts("a", 3), CONTEXT))
+    assert not caplog.text
+    warn_of_truncation(tokenize_all(tokenizer, [Text("x", "a", "word " * 500)], CONTEXT))
+    assert "1 of 1 documents are longer than the context" in caplog.text

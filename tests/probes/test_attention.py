@@ -29,7 +29,7 @@ def by_hand(own: Params, x: Tensor, scales: Scales) -> Tensor:
 
 @pytest.mark.parametrize("train", [False, True])
 def test_it_is_its_formula_document_by_document(train: bool) -> None:
-    assert_as_by_hand(toy_network("attention"), by_hand, train=train, tokens=True)
+    assert_as_by_hand(toy_network("attention"), by_hand, train=train)
 
 
 def test_weights_are_a_distribution_over_mask_1_tokens() -> None:

@@ -25,7 +25,7 @@ def by_hand(own: Params, x: Tensor, scales: Scales) -> Tensor:
 
 @pytest.mark.parametrize("train", [False, True])
 def test_it_is_its_formula_document_by_document(train: bool) -> None:
-    assert_as_by_hand(toy_network("gated_bipolar"), by_hand, train=train, tokens=True)
+    assert_as_by_hand(toy_network("gated_bipolar"), by_hand, train=train)
 
 
 def test_the_penalty_is_its_formula_for_each_member() -> None:

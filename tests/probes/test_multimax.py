@@ -26,7 +26,7 @@ def by_hand(own: Params, x: Tensor, scales: Scales) -> Tensor:
 @pytest.mark.parametrize("train", [False, True])
 def test_it_is_its_formula_document_by_document(train: bool) -> None:
     """Also with the gradient, which is computed from the winning tokens alone."""
-    assert_as_by_hand(toy_network("multimax"), by_hand, train=train, tokens=True)
+    assert_as_by_hand(toy_network("multimax"), by_hand, train=train)
 
 
 def test_a_token_that_wins_nowhere_changes_nothing() -> None:

@@ -37,6 +37,7 @@ def toy_acts(n_documents: int = 40, n_layers: int = 2, *, tokens: bool = True) -
     if not tokens:
         return Acts(x[:, :, 1], "blh")
     mask = torch.arange(9) < lengths[:, None]
+    x = x * mask[:, None, :, None]
     mask[::4, 0] = False
     return Acts(x, "blsh", mask)
 
@@ -111,7 +112,6 @@ def assert_as_by_hand(
     by_hand: ByHand,
     *,
     train: bool,
-    tokens: bool,
 ) -> None:
     """Logits and gradients of a ragged stack equal those of a loop over members and documents.
 
@@ -119,19 +119,17 @@ def assert_as_by_hand(
     document's mask-1 rows and the dropout's scales for its columns.
     """
     members = Members.grid(2, (3, 8), 2).subset(np.array([0, 1, 3, 4, 6]))
-    piece, params = toy_piece(tokens), leaves(random_params(network, len(members)))
+    piece, params = toy_piece(), leaves(random_params(network, len(members)))
     again = leaves(params)
     dropout = Dropout(members, 1) if train else None
     stacked = network.logits(params, piece, members, dropout)
     (stacked.square().sum() + network.penalty(params).sum()).backward()
-    counts = [1] * piece.x.shape[1] if piece.mask is None else piece.counts
-    firsts = np.concatenate([[0], np.cumsum(counts)])
+    firsts = np.concatenate([[0], np.cumsum(piece.counts)])
     rows, loop = [], torch.zeros(())
     for member, (layer, seed) in enumerate(zip(members.layer, members.seed, strict=True)):
         own = {name: param[member] for name, param in again.items()}
-        for document, n_rows in enumerate(counts):
-            x = piece.x[layer, document]
-            x = x[None] if piece.mask is None else x[piece.mask[document]]
+        for document, n_rows in enumerate(piece.counts):
+            x = piece.x[layer, document][piece.mask[document]]
             columns = slice(firsts[document], firsts[document] + n_rows)
 
             def scales(place: str, width: int, rate: float, *, by_token: bool = True) -> Tensor:
