@@ -47,11 +47,14 @@ def cached(source: Source, plan: Plan, path: Path | None) -> tuple[Source, Plan]
         path: the file; without it the cache folder decides.
 
     Returns:
-        The source, and the plan that makes of it what was wanted.
+        The source, and the plan that makes of it what was wanted. What lies in a file already,
+        and is not pooled, stays where it is unless a path is given.
 
     Raises:
         UserError: `path` holds something else.
     """
+    if path is None and isinstance(source, FileSource) and not plan.pools:
+        return source, plan
     fingerprint = source.fingerprint()
     stored = replace(plan, dtype=None, device=None)
     name = _entry_name(source.description, stored)

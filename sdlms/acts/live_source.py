@@ -148,6 +148,8 @@ class LiveSource:
         """The model, loaded at the first scan."""
         if self._model is None:
             self._model = self._load()
+        if self._model.training:
+            raise UserError("the model is in training mode. Call model.eval() first.")
         return self._model
 
     def _halved(self, budget: int) -> None:
@@ -167,7 +169,7 @@ class LiveSource:
         )
 
     def fingerprint(self) -> str:
-        """Of weights, config, types and tokens; loads the model."""
+        """Of weights, config, types, tokens, ids and tasks; loads the model."""
         model = self._loaded()
         known = [
             state_hash(model),
@@ -175,6 +177,7 @@ class LiveSource:
             self.description.site,
             str(self.description.dtype),
             list(self._rows.document_ids),
+            list(self._rows.document_tasks),
         ]
         digest = hashlib.sha256(json.dumps(known).encode())
         for values in (self._rows.ids, self._rows.mask, self._rows.offsets):

@@ -19,7 +19,8 @@ class Fitting:
         moments: AdamW's memory, of the same members.
         best: `[member, ...]`, parameters with the lowest validation loss so far.
         best_loss: `[member]` float64, that loss; infinite before the first epoch.
-        since_best: `[member]` int64, epochs since then.
+        reference: `[member]` float64, the loss that one must be lower than by the least gain.
+        since_best: `[member]` int64, epochs since `reference` was reached.
         epochs: `[member]` int64, epochs trained.
         history: `[epoch, member]` float64 validation losses, NaN after a member has stopped.
     """
@@ -29,6 +30,7 @@ class Fitting:
     moments: Moments
     best: Params
     best_loss: Tensor
+    reference: Tensor
     since_best: Tensor
     epochs: Tensor
     history: Tensor
@@ -43,17 +45,19 @@ class Fitting:
             moments=Moments.zeros(params),
             best={name: param.clone() for name, param in params.items()},
             best_loss=torch.full((n_members,), float("inf"), dtype=torch.float64),
+            reference=torch.full((n_members,), float("inf"), dtype=torch.float64),
             since_best=torch.zeros(n_members, dtype=torch.int64),
             epochs=torch.zeros(n_members, dtype=torch.int64),
             history=torch.zeros(0, n_members, dtype=torch.float64),
         )
 
-    def record(self, losses: Tensor, patience: int) -> None:
+    def record(self, losses: Tensor, patience: int, least_gain: float) -> None:
         """End an epoch: keep what is best so far, let go of members without hope.
 
         Args:
             losses: `[alive]` float64 validation losses; NaN is never better.
             patience: epochs without a better loss after which a member stops.
+            least_gain: by how much a loss must be lower for that.
         """
         better = losses < self.best_loss[self.alive]
         kept = self.alive[better]
@@ -61,8 +65,10 @@ class Fitting:
             self.best[name][kept.to(param.device)] = param[better.to(param.device)]
         self.best_loss[kept] = losses[better]
         self.epochs[self.alive] += 1
+        gained = losses < self.reference[self.alive] - least_gain
+        self.reference[self.alive[gained]] = losses[gained]
         self.since_best[self.alive] += 1
-        self.since_best[kept] = 0
+        self.since_best[self.alive[gained]] = 0
         row = torch.full_like(self.best_loss, float("nan"))
         row[self.alive] = losses
         self.history = torch.cat([self.history, row[None]])
@@ -83,6 +89,7 @@ class Fitting:
         named = {
             "alive": self.alive,
             "best_loss": self.best_loss,
+            "reference": self.reference,
             "since_best": self.since_best,
             "epochs": self.epochs,
             "history": self.history,
@@ -109,6 +116,7 @@ class Fitting:
                 params[name] = tensors[f"{group}/{name}"].to(device, copy=True)
         self.moments.steps = tensors["steps"].to(device, copy=True)
         self.alive, self.best_loss = tensors["alive"].clone(), tensors["best_loss"].clone()
+        self.reference = tensors["reference"].clone()
         self.since_best, self.epochs = tensors["since_best"].clone(), tensors["epochs"].clone()
         self.history = tensors["history"].clone()
 

@@ -21,6 +21,8 @@ class Schedule:
         batch_documents: training documents of a member in one step, on average.
         max_epochs: passes over the data at most.
         patience: epochs without a better validation loss after which a member stops.
+        least_gain: nats by which a loss must be lower to count as better here; the parameters
+            that are kept are those of the lowest loss, however small the gain.
         read_documents: documents read at once where every token is an example.
         step_tokens: training tokens of a member in one step there, on average.
     """
@@ -30,6 +32,7 @@ class Schedule:
     batch_documents: int = 32
     max_epochs: int = 20
     patience: int = 5
+    least_gain: float = 1e-3
     read_documents: int = 64
     step_tokens: int = 512
 

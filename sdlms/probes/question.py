@@ -163,8 +163,8 @@ def ask(acts: Acts, labelled: Labelled, seeds: tuple[int, ...], *, by_token: boo
     question = Question(acts.slice_batch(kept.documents), kept, seeds, by_token, usable)
     if len(question.never_tested) < 2:
         raise UserError(
-            f"--seeds {len(seeds)}: their splits test on every document, and those that none "
-            "tests on say how activations are scaled. Use fewer seeds."
+            f"--seeds {len(seeds)}: together they test on every document, and none is left to "
+            "scale activations by. Use fewer seeds."
         )
     _check_splits(question)
     return question

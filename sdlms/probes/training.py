@@ -83,7 +83,8 @@ class Trainer:
         for examples in training_examples(self.network, self.lesson, self.epoch):
             self._step(examples, members)
         losses = self._validation_losses(members)
-        self._fitting.record(losses, self.network.settings.patience)
+        settings = self.network.settings
+        self._fitting.record(losses, settings.patience, settings.least_gain)
 
     def result(self) -> Trained:
         """The probes as they are best so far."""

@@ -147,6 +147,10 @@ MISSED: dict[str, tuple[Callable[[Acts], Acts], Callable[[Acts], Acts]]] = {
         lambda a: a.select_layers([1, 3]).mean_pool("l"),
         lambda a: a.select_layers([1, 4]).mean_pool("l"),
     ),
+    "fewer pooled layers": (
+        lambda a: a.mean_pool("l"),
+        lambda a: a.select_layers([1, 3]).mean_pool("l"),
+    ),
     "one of the pooled layers": (lambda a: a.mean_pool("l"), lambda a: a.select_layers(1)),
     "an order that matters": (
         lambda a: a.mean_pool("l").max_pool(),
@@ -360,6 +364,7 @@ print(json.dumps([torch.equal(one.realize().tensor, expected) for one in kept]))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_keep_the_same_at_once_do_no_harm(tmp_path: Path, folder: Path) -> None:
     """Each still reads what it was given when all have written."""
     processes = [
@@ -420,3 +425,14 @@ def test_a_spill_lives_as_long_as_its_block(counting: Counting, folder: Path) ->
         assert_equal(acts_of(source), acts_of(counting).select_layers([4, 1]))
         assert len(entries(folder)) == 1
     assert list(folder.iterdir()) == []
+
+
+def test_what_lies_in_a_file_already_is_not_copied(tmp_path: Path, folder: Path) -> None:
+    path = write_sample(tmp_path / "a.h5", sample(LENGTHS, dtype=torch.bfloat16))
+    acts = load_acts(path).slice_batch([2, 0]).cast("float32")
+    assert_equal(acts.cache(), acts)
+    assert entries(folder) == []
+    assert_equal(acts.cache(tmp_path / "named.h5"), acts)
+    assert (tmp_path / "named.h5").exists()
+    assert_equal(acts.mean_pool().cache(), acts.mean_pool())
+    assert len(entries(folder)) == 1

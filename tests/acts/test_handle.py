@@ -125,7 +125,29 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("cast"), st.sampled_from(["float16", "bfloat16", "float32"])),
     st.tuples(st.just("to"), st.just("cpu")),
 )
-SEQUENCES = st.lists(OPERATIONS, max_size=6)
+
+
+def possible(layers: tuple[int, ...]) -> st.SearchStrategy[list[Operation]]:
+    """Sequences that are seldom refused: each axis is pooled or selected away at most once."""
+    some = st.lists(st.sampled_from(layers), unique=True, min_size=1)
+    reduced = st.one_of(
+        st.tuples(st.sampled_from(POOLS[:3]), st.just("l")),
+        st.tuples(st.just("select_layers"), st.sampled_from(layers)),
+    )
+    parts: list[st.SearchStrategy[Operation]] = [
+        st.tuples(st.sampled_from(POOLS), st.just("s")),
+        reduced,
+        st.tuples(st.just("slice_batch"), st.builds(slice, st.integers(-3, 2))),
+        st.tuples(st.just("slice_batch"), st.lists(st.sampled_from([0, -1]), max_size=3)),
+        st.tuples(st.just("cast"), st.sampled_from(["float16", "bfloat16", "float32"])),
+    ]
+    first = st.tuples(st.just("select_layers"), some).map(lambda one: [one]) | st.just([])
+    chosen = st.lists(st.sampled_from(range(5)), unique=True, max_size=5)
+    rest = chosen.flatmap(lambda which: st.tuples(*(parts[i] for i in which)))
+    return st.builds(lambda a, b: [*a, *b], first, rest)
+
+
+SEQUENCES = st.one_of(possible(LAYERS), possible(LAYERS), st.lists(OPERATIONS, max_size=6))
 RAGGED = st.lists(st.integers(0, 6), min_size=1, max_size=6)
 STORED = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 ULP = {torch.float32: 0.0, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
@@ -187,7 +209,7 @@ def test_a_tensor_gives_what_loops_give(
         assert_same(*done)
 
 
-@settings(max_examples=200)
+@settings(max_examples=250)
 @given(RAGGED, st.integers(0, 9), STORED, SEQUENCES, st.sampled_from([1, 5, 8192]))
 def test_a_file_gives_what_loops_give(
     lengths: list[int],
@@ -252,19 +274,12 @@ def own(model: PreTrainedModel) -> dict[torch.dtype, Sample]:
     return {dtype: own_sample(model, dtype) for dtype in ULP}
 
 
-LIVE_OPERATIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("select_layers"), st.sampled_from([*LIVE_LAYERS, 3])),
-        st.tuples(st.just("select_layers"), st.lists(st.sampled_from([0, 1, 2]), unique=True)),
-        st.tuples(st.just("slice_batch"), DOCUMENTS),
-        st.tuples(st.sampled_from(POOLS), st.sampled_from("sl")),
-        st.tuples(st.just("cast"), st.sampled_from(["float16", "bfloat16", "float32"])),
-    ),
-    max_size=5,
+LIVE_OPERATIONS = st.one_of(
+    possible(LIVE_LAYERS), possible(LIVE_LAYERS), st.lists(OPERATIONS, max_size=5)
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=200)
 @given(operations=LIVE_OPERATIONS, stored=st.sampled_from(["float32", "float16", "bfloat16"]))
 def test_a_model_gives_what_loops_give(
     model: PreTrainedModel,
@@ -281,6 +296,34 @@ def test_a_model_gives_what_loops_give(
         slack = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}[stored]
         magnitude = float(data.padded.float().abs().max())
         assert_same(*done, slack=slack * (1 if stored == "float32" else max(1, magnitude)))
+
+
+@pytest.mark.parametrize("layers_first", [True, False])
+@pytest.mark.parametrize("over_layers", POOLS[:3])
+@pytest.mark.parametrize("over_tokens", [*POOLS, None])
+def test_every_pair_of_pools_gives_what_loops_give(
+    model: PreTrainedModel,
+    own: dict[torch.dtype, Sample],
+    over_tokens: str | None,
+    over_layers: str,
+    layers_first: bool,
+) -> None:
+    data = own[torch.float32]
+    operations: list[Operation] = [(over_layers, "l")]
+    if over_tokens is not None:
+        operations.insert(1 if layers_first else 0, (over_tokens, "s"))
+    operations.insert(0, ("select_layers", [2, 0]))
+    source = live_source(model, data.rows, LIVE_LAYERS, "resid_post", "float32")
+    source.budget = 12
+    tensor = Acts(data.padded, "blsh", data.padded_mask, LIVE_LAYERS)
+    for acts, state in (
+        (acts_of(source), eager_of(data)),
+        (acts_of(file_of(new_path(), data)), eager_of(data)),
+        (tensor, eager_of(data, cut_behind_mask=True)),
+    ):
+        done = both(acts, state, operations)
+        assert done is not None
+        assert_same(*done)
 
 
 def test_most_values_of_a_model_are_rounded_as_its_own_are(

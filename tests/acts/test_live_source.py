@@ -1,5 +1,7 @@
 """A model runs once, over real tokens only, and keeps no more than was asked for."""
 
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,16 @@ def test_a_model_in_training_mode_is_refused(model: PreTrainedModel) -> None:
         model.eval()
 
 
+def test_a_model_that_is_trained_meanwhile_is_refused_too(model: PreTrainedModel) -> None:
+    acts = Acts._of(live_source(model, rows_with([2]), 0, "mlp_act"))
+    model.train()
+    try:
+        with pytest.raises(UserError, match=r"training mode. Call model.eval\(\) first"):
+            acts.realize()
+    finally:
+        model.eval()
+
+
 # Tokens in any form
 
 
@@ -332,6 +344,10 @@ def test_a_key_tells_weights_tokens_types_and_sites_apart(model: PreTrainedModel
         live_source(model, rows, [0], "resid_post", "float32").fingerprint(),
         live_source(random_model("gpt_neox-sequential"), rows, [0], "resid_post").fingerprint(),
     ]
+    renamed = replace(rows, document_ids=[name[::-1] for name in rows.document_ids])
+    prints.append(live_source(model, renamed, [0], "resid_post").fingerprint())
+    labelled = replace(rows, document_tasks=rows.document_tasks[::-1])  # tasks are labels
+    prints.append(live_source(model, labelled, [0], "resid_post").fingerprint())
     with torch.no_grad():
         model.layers[2].mlp.dense_4h_to_h.bias[0] += 1e-3
         prints.append(live_source(model, rows, [0], "resid_post").fingerprint())
@@ -344,8 +360,6 @@ def test_layers_are_dropped_one_by_one_inside_a_forward(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the neurons of all layers only those of the layer at hand are alive."""
-    import weakref
-
     seen: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
     record = Recording._record
@@ -359,3 +373,21 @@ def test_layers_are_dropped_one_by_one_inside_a_forward(
     site: Site = "mlp_act"
     acts_of(source_of(model, site, budget=1000)).mean_pool().realize()
     assert alive == [1, 1, 1]
+
+
+def test_what_a_batch_left_is_gone_when_the_next_begins(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[weakref.ref[torch.Tensor]] = []
+    run = Recording.run_keeping
+
+    def watched(self: Recording, *args: Any) -> Any:
+        assert not any(one() is not None for one in left)
+        found = run(self, *args)
+        left.extend(weakref.ref(t) for tensors in found.values() for t in tensors)
+        return found
+
+    monkeypatch.setattr(Recording, "run_keeping", watched)
+    source = source_of(model, budget=9)
+    acts_of(source).realize()
+    assert source.n_forwards > 2 and len(left) == 3 * source.n_forwards

@@ -15,16 +15,16 @@ def losses(*values: float) -> Tensor:
 
 def test_the_best_parameters_are_kept_and_the_hopeless_dropped() -> None:
     state = fitting()
-    state.record(losses(1, 1, 1), patience=2)
+    state.record(losses(1, 1, 1), patience=2, least_gain=0)
     state.params["w"] += 10
-    state.record(losses(0.5, 2, float("nan")), patience=2)
+    state.record(losses(0.5, 2, float("nan")), patience=2, least_gain=0)
     assert state.best["w"][:, 0].tolist() == [10, 1, 2]
     state.params["w"] += 10
-    state.record(losses(0.6, 3, 1), patience=2)
+    state.record(losses(0.6, 3, 1), patience=2, least_gain=0)
     assert state.alive.tolist() == [0]
     assert state.params["w"][:, 0].tolist() == [20]
     assert state.best["w"][:, 0].tolist() == [10, 1, 2]
-    state.record(losses(0.7), patience=2)
+    state.record(losses(0.7), patience=2, least_gain=0)
     assert len(state.alive) == 0
     assert state.epochs.tolist() == [4, 3, 3]
     assert state.best_loss.tolist() == [0.5, 1, 1]
@@ -35,20 +35,33 @@ def test_the_best_parameters_are_kept_and_the_hopeless_dropped() -> None:
 def test_an_equal_loss_is_no_better() -> None:
     state = fitting()
     for _ in range(3):
-        state.record(losses(1, 1, 1), patience=2)
+        state.record(losses(1, 1, 1), patience=2, least_gain=0)
     assert len(state.alive) == 0
     assert state.epochs.tolist() == [3, 3, 3]
+
+
+def test_small_gains_are_kept_but_do_not_prolong_the_training() -> None:
+    state = fitting()
+    state.record(losses(1, 1, 1), patience=3, least_gain=0.1)
+    for number, name in enumerate("abc"):
+        state.params["w"] += 10
+        # The first loses 0.04 an epoch, 0.12 in the end; the second 0.2; the third nothing.
+        state.record(losses(0.96 - 0.04 * number, 0.8 - 0.2 * number, 1), 3, 0.1)
+        assert state.best["w"][0, 0] == 10 * (number + 1), f"epoch {name}: the lowest is kept"
+    assert state.alive.tolist() == [0, 1]
+    assert state.since_best.tolist() == [0, 0, 3]
+    assert state.best_loss[0] == 0.88
 
 
 def test_a_state_is_a_copy_and_brings_everything_back() -> None:
     state = fitting()
     state.moments.mean["w"] += 3
     state.moments.steps += 5
-    state.record(losses(1, 2, 3), patience=1)
-    state.record(losses(2, 1, 4), patience=1)
+    state.record(losses(1, 2, 3), patience=1, least_gain=0)
+    state.record(losses(2, 1, 4), patience=1, least_gain=0)
     saved = state.tensors()
     state.params["w"] += 1
-    state.record(losses(0), patience=1)
+    state.record(losses(0), patience=1, least_gain=0)
     other = fitting()
     other.load(saved)
     for name, tensor in other.tensors().items():

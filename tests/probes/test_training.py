@@ -96,7 +96,8 @@ def test_early_stopping_keeps_the_best_and_ends_after_patience() -> None:
     def look(trainer: Trainer) -> None:
         kept.append(trainer.result().params["weight"].clone())
 
-    found = train(toy_network("mlp", max_epochs=80, patience=patience), toy_lesson(), on_epoch=look)
+    network = toy_network("mlp", max_epochs=80, patience=patience)
+    found = train(network, toy_lesson(), on_epoch=look)
     assert found.converged.all()
     assert len(set(found.epochs.tolist())) > 1, "members stop in epochs of their own"
     for member, epochs in enumerate(found.epochs.tolist()):

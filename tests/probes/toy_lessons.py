@@ -70,7 +70,7 @@ def toy_network(kind: str, n_layers: int = 2, max_epochs: int = 6, patience: int
     """Few hidden units, large steps."""
     mean = torch.linspace(-1, 1, n_layers * N_UNITS).view(n_layers, N_UNITS)
     schedule = {"max_epochs": max_epochs, "patience": patience, "learning_rate": 0.01}
-    schedule |= {"batch_documents": 8, "read_documents": 16, "step_tokens": 20}
+    schedule |= {"batch_documents": 8, "read_documents": 16, "step_tokens": 20, "least_gain": 0.0}
     if kind == "mlp":
         return MlpNetwork(mean, mean.abs() + 0.5, MlpSettings(hidden=6, **schedule))
     if kind == "attention":
