@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sdlms.acts.explain import cost_of
+from sdlms.acts.handle import Acts
 from sdlms.acts.live_source import LiveSource, live_source, rows_of
 from sdlms.errors import UserError
 from sdlms.models.architectures import Site
