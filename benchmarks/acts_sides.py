@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import tee
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +34,28 @@ from benchmarks.acts_data import (  # noqa: E402
 from benchmarks.probe_sides import SIDES as TRAINING_SIDES  # noqa: E402
 from sdlms.acts import Acts, load_acts  # noqa: E402
 from sdlms.numerics.metrics import auroc  # noqa: E402
-from sdlms.probes.logistic_fit import LogisticFit, fit_many, standardised  # noqa: E402
+from sdlms.probes.logistic_fit import fit_logistic, standardised  # noqa: E402
+from sdlms.probes.workers import spread  # noqa: E402
 
 BATCH_DOCUMENTS = 64
 RAW_BLOCK = 8 << 20
 Result = dict[str, Any]
+Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def sweep_of(acts: Acts, shape: Shape) -> Result:
     """Pool each layer, fit on four fifths of the documents, score on the rest."""
-    labels = torch.from_numpy(labels_of(shape) == 1)
-    first = n_train(shape)
-    pooled, again = tee(x for _, acts in acts.iter_layers() for x in [acts.tensor])
-    fits = fit_many(((x[:first], labels[:first]) for x in pooled), torch.get_num_threads())
-    scores = [_scores(fit, x[first:]) for fit, x in zip(fits, again, strict=True)]
-    truth = labels[first:].numpy()
-    return {
-        "auroc": [auroc(score, truth) for score in scores],
-    }
+    labels = labels_of(shape) == 1
+    layers = (layer.tensor for _, layer in acts.iter_layers())
+    fit = partial(_fit_and_score, torch.from_numpy(labels), n_train(shape))
+    scores = list(spread(fit, layers, torch.get_num_threads()))
+    return {"auroc": [auroc(score, labels[n_train(shape) :]) for score in scores]}
 
 
-def _scores(fit: LogisticFit, x: Tensor) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Logits of documents that were not trained on."""
-    return (standardised(x, fit.mean, fit.std) @ fit.weight.float()).numpy()
+def _fit_and_score(labels: Tensor, first: int, x: Tensor) -> Scores:
+    """Logits of the documents that were not trained on."""
+    fit = fit_logistic(x[:first], labels[:first])
+    return (standardised(x[first:], fit.mean, fit.std) @ fit.weight.float()).numpy()
 
 
 def ours_sweep(folder: Path, shape: Shape) -> Result:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sdlms.acts.description import Description, Ranges, whole
 from sdlms.acts.plan import Plan
 from sdlms.acts.sources import Positions, Source, Wanted, blocks_of
+from sdlms.acts.threads import one_thread
 from sdlms.errors import UserError
 from sdlms.numerics.pooling import pool_documents
 
@@ -116,10 +117,12 @@ def run_plans(source: Source, plans: Sequence[Plan], sinks: Sequence[Sink]) -> N
     wanted = wanted_by(source, plans)
     masks = _Masks(source, wanted)
 
+    @one_thread()
     def reduce(positions: Positions, acts: Tensor) -> list[Tensor]:
         rows, mask = masks.at(positions)
         return [job.reduced(acts, rows, mask) for job in jobs]
 
+    @one_thread()
     def take(layer: int, positions: Positions, found: list[Tensor]) -> None:
         rows, mask = masks.at(positions) if late else (wanted.ranges, NOTHING)
         for job, acts in zip(jobs, found, strict=True):
@@ -209,10 +212,18 @@ class TensorSink:
         shape = [sizes[axis] for axis in dims]
         device = plan.device or source.device
         self.tensor = torch.empty(shape, dtype=plan.delivered(source), device=device)
+        if "s" in dims:
+            with one_thread():
+                for row, length in zip(self.tensor, self.lengths.tolist(), strict=True):
+                    row[..., length:, :] = 0
+
+    def place(self, layer: int) -> Tensor:
+        """Where the results of one layer go, `[document, (token), unit]`."""
+        return self.tensor[:, layer] if "l" in self._dims else self.tensor
 
     def put(self, layer: int, positions: Positions, acts: Tensor) -> None:
         """Copy results to their place."""
-        place = self.tensor[:, layer] if "l" in self._dims else self.tensor
+        place = self.place(layer)
         if "s" not in self._dims:
             place[torch.from_numpy(positions).to(place.device)] = acts.to(place.device)
             return
@@ -220,7 +231,6 @@ class TensorSink:
         pieces = torch.split(acts, lengths)
         for position, length, piece in zip(positions.tolist(), lengths, pieces, strict=True):
             place[position, :length] = piece
-            place[position, length:] = 0
 
 
 def mask_of(source: Source, plan: Plan) -> Tensor:

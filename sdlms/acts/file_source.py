@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sdlms.acts.description import Description, Ranges
 from sdlms.acts.sources import Cost, Reduce, Take, Wanted, blocks_of, largest_block
@@ -104,6 +106,24 @@ class FileSource:
         if last - first == lengths[block].sum():
             rows.expect(dataset_name(self._key(layer)), first, last)
 
+    def read_padded(self, ranges: Ranges, layer: int, padded: Tensor) -> None:
+        """Read rows of a layer straight to their places, nothing in between.
+
+        Args:
+            ranges: the rows, those of one document each.
+            layer: of the file's.
+            padded: `[document, token, unit]` of the stored type, on the CPU; what lies behind a
+                document's rows is left as it is.
+        """
+        values = padded.view(torch.uint16) if padded.dtype == torch.bfloat16 else padded
+        starts = ranges.starts(self.file.offsets)
+        pieces = [row[:n] for row, n in zip(values.numpy(), ranges.lengths, strict=True)]
+        with self.file.open() as rows:
+            for first, last in runs_of(starts, ranges.lengths):
+                name = dataset_name(self._key(layer))
+                rows.read_into(name, int(starts[first]), pieces[first:last])
+            self.bytes_read += rows.bytes_read
+
     def expect(self, wanted: Wanted) -> None:
         """Let the system fetch every layer's rows."""
         starts = wanted.ranges.starts(self.file.offsets)
@@ -139,6 +159,14 @@ class FileSource:
         return hashlib.sha256(json.dumps([known, self.description.site]).encode()).hexdigest()
 
 
+def runs_of(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Cut ranges into runs `(first, last)` that adjoin on disk."""
+    if len(starts) == 0:
+        return []
+    breaks = (np.flatnonzero(starts[1:] != (starts + lengths)[:-1]) + 1).tolist()
+    return list(pairwise([0, *breaks, len(starts)]))
+
+
 def _fill(
     rows: OpenRows,
     name: str,
@@ -147,11 +175,8 @@ def _fill(
     values: Array,
 ) -> None:
     """Read ranges one after another into `values`; what adjoins on disk is read in one piece."""
-    if len(starts) == 0:
-        return
-    breaks = np.flatnonzero(starts[1:] != (starts + lengths)[:-1]) + 1
     filled = np.concatenate([[0], np.cumsum(lengths)])
-    for first, last in zip([0, *breaks], [*breaks, len(starts)], strict=True):
+    for first, last in runs_of(starts, lengths):
         piece = values[filled[first] : filled[last]]
         if len(piece):
             rows.read_into(name, int(starts[first]), [piece])
