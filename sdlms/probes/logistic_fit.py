@@ -132,9 +132,14 @@ def _lbfgs(
 ) -> tuple[Vector, int]:
     """scikit-learn's solution, weights and then the bias, and its iterations."""
     model = LogisticRegression(C=c, tol=GRADIENT_TOLERANCE, max_iter=MAX_LBFGS_ITERATIONS)
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+    # On small arrays numpy has, once in thousands of fits, warned of an invalid value in the first
+    # product although all was finite; so the result is looked at instead.
+    finite = sklearn.config_context(assume_finite=True, skip_parameter_validation=True)
+    with finite, np.errstate(invalid="ignore"):
         model.fit(columns, targets)
     point = np.append(model.coef_[0], model.intercept_[0]).astype(np.float64)
+    if not np.isfinite(point).all():
+        raise ValueError("L-BFGS ended at weights that are no numbers")
     return point, int(model.n_iter_[0])
 
 

@@ -32,11 +32,15 @@ def sync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write; when the block ends well, `path` holds it, otherwise what it held before."""
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

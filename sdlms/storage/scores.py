@@ -44,7 +44,13 @@ class Scores:
         self._writer.__exit__(*error)
 
     def write(self, kind: str, member: int, first: int, values: NDArray[np.float32]) -> None:
-        """Note what one probe says of consecutive examples."""
+        """Note what one probe says of consecutive examples.
+
+        Raises:
+            ValueError: there are no such examples, or there is no such probe.
+        """
+        if not 0 <= first <= self.n_examples - len(values):
+            raise ValueError(f"examples {first}+{len(values)} are outside {self.n_examples}")
         self._writer.write(f"/{kind}/probabilities", member * self.n_examples + first, values)
 
     def finish(self, kind: str, converged: Sequence[bool] | NDArray[np.bool_]) -> None:

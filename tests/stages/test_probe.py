@@ -1,10 +1,9 @@
 """The probe stage through the real command line: what it promises, on runs with planted classes."""
 
 import random
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from statistics import NormalDist, fmean
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from tests.stages.probe_runs import (
     masked,
     newest,
     noise,
-    of_documents,
     outputs,
     predictions,
     published,
@@ -39,6 +37,7 @@ from tests.stages.probe_runs import (
 )
 
 CLASSES = ("a", "b", "c")
+ITERATIVE = {name for name, kind in KINDS.items() if kind.iterative}
 
 
 def assert_rows_agree_with_predictions(run: Path) -> None:
@@ -108,12 +107,9 @@ def test_every_kind_on_every_layer_seed_and_label(
     n_tested = {4: 6, 5: 6}  # a fifth of eight, rounded, of each of three classes
     assert len(judged) == len(LAYERS) * len(KINDS) * len(CLASSES) * sum(n_tested.values())
     assert all(row["token"] == "" for row in judged)
-    assert {(r["kind"], r["n_train"]) for r in rows} == {
-        *(
-            (kind, "12" if kind in KINDS and KINDS[kind].iterative else "18")
-            for kind in found_kinds()
-        )
-    }
+    n_train = {True: "15", False: "18"}  # of eight two are tested on, one may say when to stop
+    for row in rows:
+        assert row["n_train"] == n_train[row["kind"] in ITERATIVE], row
     assert {row["converged"] for row in rows} <= {"yes", "no"}
 
     names = list(outputs(run))
@@ -133,12 +129,9 @@ def test_every_kind_on_every_layer_seed_and_label(
     assert "24 documents (a 8, b 8, c 8)" in log
     assert "of 12 probes stopped after 5 epochs without a better validation loss" in log
     assert "shuffled_labels (a control): AUROC 0." in log
+    assert "logistic: 12 probes in " in log
     assert "epoch 1 ended" not in log
     assert "mlp: epoch 1 ended, 12 of 12 probes go on" in (run / "logs/run.log").read_text()
-
-
-def found_kinds() -> list[str]:
-    return [*KINDS, *CONTROLS]
 
 
 def assert_saved_probes_predict_the_same(source: Path, run: Path) -> None:
@@ -151,7 +144,7 @@ def assert_saved_probes_predict_the_same(source: Path, run: Path) -> None:
         x = one if KINDS[kind].needs_tokens else one.mean_pool()
         found = probe.predict(x.realize()).numpy()[[places[r["document_id"]] for r in own]]
         written = np.array([r["probability"] for r in own], dtype=np.float32)
-        if KINDS[kind].iterative:
+        if kind in ITERATIVE:
             np.testing.assert_allclose(found, written, rtol=1e-5, atol=1e-6)
         else:
             assert np.array_equal(found, written)
@@ -188,7 +181,7 @@ def test_documents_are_pooled_as_told(cli: Cli, work: Path, pool: str) -> None:
     aurocs = [float(r["auroc"]) for r in table(run) if r["kind"] == "logistic"]
     assert aurocs == [1.0] * 3
     pooled = getattr(load_acts(source.path).select_layers(1), f"{pool}_pool")()
-    probe = load_probe(run / "probes/logistic/layer_1_seed_0_label_1_b")
+    probe = load_probe(run / "probes/logistic/layer_1_seed_0_label_0_b")
     own = predictions(run)["1", "logistic", "0", "b"]
     found = probe.predict(pooled.realize())[[int(r["document_id"], 16) for r in own]]
     assert found.tolist() == [float(np.float32(r["probability"])) for r in own]
@@ -208,7 +201,7 @@ def test_a_table_labels_some_documents_and_says_what_it_leaves_out(
     assert cli("probe", "--labels", path.name, "--kinds", "logistic", "--threads", 1) == 0
     run = newest(work)
     log = capsys.readouterr().err
-    assert "19 documents (class y 6, class z 13)" in log
+    assert "19 documents (class y 7, class z 12)" in log
     assert "10 of 30 documents have no label: left out" in log
     assert "2 rows of --labels name no document of the run: left out" in log
     assert "1 of 20 documents have no labelled token that is neither special nor skipped" in log
@@ -219,7 +212,7 @@ def test_a_table_labels_some_documents_and_says_what_it_leaves_out(
     ids = [f"{i:016x}" for i in range(20) if i != 5]
     classes = np.array([by_id[name] == "class z" for name in ids]).astype(np.int64)
     assert_splits_keep_documents_apart(run, ids, classes)
-    assert (run / "probes/logistic/layer_1_seed_0_label_1_class_z.json").is_file()
+    assert (run / "probes/logistic/layer_1_seed_0_label_0_class_z.json").is_file()
     assert Run(run).start["resolved"]["labels_sha256"] is not None
 
 
@@ -270,53 +263,6 @@ def test_a_captured_model_is_probed(cli: Cli, work: Path, tiny_model: Path) -> N
     assert fmean(found) > 0.9  # arithmetic and questions differ already in their tokens
 
 
-def test_a_planted_direction_is_found_where_it_is(cli: Cli, work: Path) -> None:
-    """AUROC is what the best possible probe has, and 0.5 on the layer of noise."""
-    data = noise(400, n_tokens=4, n_units=3, layers=(0, 2))
-    generator = np.random.default_rng(1)
-    shift = 1.2  # of two normal classes with variance 1, after all tokens of a document moved
-    document = generator.normal(size=(400, 3))
-    document[:, 0] += shift * (np.arange(400) % 2)
-    acts = torch.from_numpy(of_documents(data, np.arange(400)))
-    moved = torch.from_numpy(document.astype(np.float32))[acts]
-    published(work, Sample({0: data.acts[0], 2: moved}, data.rows))
-    assert cli("probe", "--kinds", "logistic,mass_mean", "--seeds", 8, *SMALL) == 0
-    bayes = NormalDist().cdf(shift / 2**0.5)
-    for kind in ("logistic", "mass_mean"):
-        rows = [row for row in table(newest(work)) if row["kind"] == kind]
-        means = {n: fmean(float(r["auroc"]) for r in rows if r["layer"] == n) for n in ("0", "2")}
-        assert means["2"] == pytest.approx(bayes, abs=0.04)
-        assert means["0"] == pytest.approx(0.5, abs=0.06)
-
-
-def test_controls_find_nothing(cli: Cli, work: Path) -> None:
-    data = raised(noise(60, n_units=8), 1, 6.0)
-    published(work, data)
-    assert cli("probe", "--layers", 1, "--kinds", "logistic", "--seeds", 12, *SMALL) == 0
-    rows = table(newest(work))
-    aurocs = {
-        kind: [float(row["auroc"]) for row in rows if row["kind"] == kind]
-        for kind in ("logistic", *CONTROLS)
-    }
-    assert aurocs["logistic"] == [1.0] * 12
-    assert fmean(aurocs["shuffled_labels"]) == pytest.approx(0.5, abs=0.08)
-    # A random direction has a share of the shift; learned from training, it mostly points right.
-    assert 0.5 < fmean(aurocs["random_direction"]) < 1
-
-
-def test_shuffled_labels_of_a_small_class_never_leave_training_without_it(
-    cli: Cli, work: Path
-) -> None:
-    """Dealt over all documents, all three of the class would be tested on by some seeds."""
-    data = noise(40)
-    path = document_labels(work / "few.csv", data, ["rare"] * 3 + ["usual"] * 37)
-    published(work, data)
-    assert cli("probe", "--labels", path.name, "--seeds", 9, "--layers", 1, *FAST) == 0
-    rows = [row for row in table(newest(work)) if row["kind"] == "shuffled_labels"]
-    assert len(rows) == 9
-    assert not any(row["auroc"] == "nan" for row in rows)
-
-
 def test_the_same_settings_give_the_same_bytes_and_another_seed_other_splits(
     cli: Cli, work: Path, data: Sample
 ) -> None:
@@ -347,4 +293,4 @@ def test_a_changed_table_is_another_input(cli: Cli, work: Path) -> None:
     _, one, two = list_runs(work / "artifacts")
     hashes = [run.start["resolved"]["labels_sha256"] for run in (one, two)]
     assert hashes[0] != hashes[1]
-    assert replace(one, path=one.path).start["config"] == two.start["config"]
+    assert one.start["config"] == two.start["config"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.storage.files import CHUNK_BYTES, sha256_of, sync, write_atomically
+from sdlms.storage.files import CHUNK_BYTES, replacing, sha256_of, sync, write_atomically
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1])
@@ -59,3 +59,32 @@ def test_files_and_folders_can_be_synced(tmp_path: Path) -> None:
     sync(tmp_path)
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "missing")
+
+
+def test_a_file_appears_when_its_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replacing(path) as file:
+        for piece in (b"one ", b"two ", b"three"):
+            file.write(piece)
+            file.flush()
+            assert not path.exists()
+    assert path.read_bytes() == b"one two three"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), replacing(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    (tmp_path / ".file.partial").write_bytes(b"something longer than the content")
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,6 +1,8 @@
 """CSV tables: declared columns, every digit, no half-written file."""
 
 import math
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,38 @@ def test_other_columns_are_our_bug_and_leave_the_file_alone(
     with pytest.raises(ValueError, match="expected"):
         write_table(path, ["a", "b"], [row])
     assert path.read_text() == "old"
+
+
+def many_rows(n_rows: int, path: Path, sizes: list[int]) -> Iterator[dict[str, int]]:
+    """Rows that are made one by one; what lies on the disk at each thousandth is noted."""
+    for number in range(n_rows):
+        if number % 1000 == 0:
+            sizes.append(path.with_name(f".{path.name}.partial").stat().st_size)
+        yield {"a": number, "b": number}
+
+
+def test_rows_go_to_the_disk_as_they_come(tmp_path: Path) -> None:
+    path, sizes = tmp_path / "table.csv", []
+    write_table(path, ["a", "b"], many_rows(1, path, []))  # what is imported once is
+    tracemalloc.start()
+    write_table(path, ["a", "b"], many_rows(40_000, path, sizes))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000 < path.stat().st_size / 2
+    assert sizes[0] < sizes[20] < sizes[-1]
+    assert sizes[20] > 0.45 * path.stat().st_size
+    assert path.read_bytes().endswith(b"39999,39999\n")
+
+
+def test_rows_that_fail_leave_the_file_and_the_folder_alone(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def rows() -> Iterator[dict[str, int]]:
+        yield {"a": 1}
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write_table(path, ["a"], rows())
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
