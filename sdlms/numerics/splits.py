@@ -21,7 +21,7 @@ def grouped_split(
     Each class's documents are shuffled and cut: `test_fraction` of them for testing, then
     `validation_fraction` of the rest for validation, rounded to the nearest count. A class with
     at least three documents has at least one in each role, one with two has one for training
-    and one for testing, one with a single document trains on it (see `classes_too_small`).
+    and one for testing, one with a single document trains on it.
     A document with examples of several classes belongs to the class of most of them; of equally
     many, to the one that comes first in it. Neither the names nor the order of the classes
     matter.
@@ -53,28 +53,6 @@ def grouped_split(
         roles[documents[:n_test]] = TEST
         roles[documents[n_test : n_test + n_validation]] = VALIDATION
     return roles
-
-
-def classes_too_small(
-    groups: NDArray[np.int64], classes: NDArray[Any], needed: int = N_ROLES
-) -> dict[int | str, int]:
-    """The classes with fewer than `needed` documents, and how many they have.
-
-    Args:
-        groups: `[example]` as in `grouped_split`.
-        classes: `[example]` integers or strings.
-        needed: documents that a class must have; one for each role.
-
-    Returns:
-        Documents by class, 0 for a class that is the majority in none; empty where all have
-        enough.
-
-    Raises:
-        ValueError: as in `grouped_split`.
-    """
-    names, strata = _strata(groups, classes)
-    counts = np.bincount(strata, minlength=len(names)).tolist()
-    return {name: n for name, n in zip(names.tolist(), counts, strict=True) if n < needed}
 
 
 def _cuts(n_documents: int, test_fraction: float, validation_fraction: float) -> tuple[int, int]:

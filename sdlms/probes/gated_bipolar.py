@@ -18,7 +18,7 @@ from sdlms.probes.stacked import (
     linear,
     shared_hidden,
     unit_rows,
-    xavier_linear,
+    xavier_layers,
 )
 
 
@@ -66,9 +66,7 @@ class GatedBipolarNetwork:
             "gate": (gates, hidden),
             "top": (1, 2 * gates),
         }
-        params = {}
-        for name, (n_out, n_in) in shapes.items():
-            params[name], params[f"{name}_bias"] = xavier_linear(n_out, n_in, generator)
+        params = xavier_layers(shapes, generator)
         del params["value_bias"], params["gate_bias"]
         return params
 

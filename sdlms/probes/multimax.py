@@ -17,7 +17,7 @@ from sdlms.probes.stacked import (
     linear,
     shared_hidden,
     unit_rows,
-    xavier_linear,
+    xavier_layers,
 )
 
 
@@ -59,10 +59,7 @@ class MultiMaxNetwork:
             "heads": (heads, hidden),
             "top": (1, heads),
         }
-        params = {}
-        for name, (n_out, n_in) in shapes.items():
-            params[name], params[f"{name}_bias"] = xavier_linear(n_out, n_in, generator)
-        return params
+        return xavier_layers(shapes, generator)
 
     def logits(
         self, params: Params, piece: Piece, members: Members, dropout: Dropout | None

@@ -7,6 +7,7 @@ carry no scale and shift of their own: the map that follows can express both.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,6 +33,22 @@ def xavier_linear(n_out: int, n_in: int, generator: torch.Generator) -> tuple[Te
     deviation = 0.5 * math.sqrt(2 / (n_in + n_out))
     weight = torch.empty(n_out, n_in).normal_(0, deviation, generator=generator)
     return weight, torch.zeros(n_out)
+
+
+def xavier_layers(shapes: Mapping[str, tuple[int, int]], generator: torch.Generator) -> Params:
+    """Parameters of linear layers, Xavier-normal with zero biases, drawn in the order of `shapes`.
+
+    Args:
+        shapes: name of each layer and its sizes, outputs first.
+        generator: what they are drawn with.
+
+    Returns:
+        `<name>` `[out, in]` and `<name>_bias` `[out]` of each.
+    """
+    params = {}
+    for name, (n_out, n_in) in shapes.items():
+        params[name], params[f"{name}_bias"] = xavier_linear(n_out, n_in, generator)
+    return params
 
 
 def unit_rows(piece: Piece, layers: list[int]) -> Tensor:

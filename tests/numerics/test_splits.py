@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdlms.numerics.splits import TEST, TRAIN, VALIDATION, classes_too_small, grouped_split
+from sdlms.numerics.splits import TEST, TRAIN, VALIDATION, grouped_split
 
 CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=80)
 FRACTIONS = st.floats(0.01, 0.99)
@@ -62,20 +62,6 @@ def test_a_document_belongs_to_the_class_of_most_of_its_tokens() -> None:
     assert (grouped_split(groups, classes, seed=4) == by_document).all()
     found = grouped_split(groups[shuffled], classes[shuffled], seed=4)
     assert (found == by_document).all()
-
-
-def test_equally_many_tokens_give_the_class_that_comes_first() -> None:
-    classes = np.array([1, 0, 0, 1, 1, 1])
-    groups = np.array([0, 0, 1, 1, 2, 2])
-    assert classes_too_small(groups, classes, needed=99) == {0: 1, 1: 2}
-
-
-def test_classes_with_too_few_documents_are_named() -> None:
-    classes = np.array(["a", "a", "a", "b", "b", "c"])
-    assert classes_too_small(np.arange(6), classes) == {"b": 2, "c": 1}
-    assert classes_too_small(np.arange(6), classes, needed=1) == {}
-    outvoted = np.array([0, 0, 1])
-    assert classes_too_small(np.array([0, 0, 0]), outvoted, needed=1) == {1: 0}
 
 
 def test_without_validation_nothing_is_set_aside() -> None:
