@@ -13,7 +13,7 @@ from benchmarks.acts_data import OURS, Shape
 from benchmarks.sides import column, largest_gap, needs_probelab, reference_auroc, run_sides
 from benchmarks.timing import Report
 from benchmarks.workload import Size
-from sdlms.acts import load_acts
+from sdlms.acts import Acts, load_acts
 
 
 @needs_probelab
@@ -46,8 +46,15 @@ def test_layer_sweep(
     assert gaps[sides[2]] <= 5e-3  # it pools in bfloat16
 
 
+def bytes_of(acts: Acts) -> int:
+    """Of the activations alone."""
+    return int(acts.lengths.sum()) * acts.n_units * acts.dtype.itemsize
+
+
 @needs_probelab
-def test_one_layer(size: Size, acts_folder: Path, publish: Callable[[Report], None]) -> None:
+def test_one_layer(
+    size: Size, shape: Shape, acts_folder: Path, publish: Callable[[Report], None]
+) -> None:
     """Every token of one layer."""
     sides = ["ours: one layer", "probelab: one layer"]
     results = run_sides(sides, acts_folder, size, size.slow_rounds)
@@ -59,6 +66,9 @@ def test_one_layer(size: Size, acts_folder: Path, publish: Callable[[Report], No
         above, below = column(results, sides[1], name), column(results, sides[0], name)
         report.add_ratio(f"{name}, probelab / ours", above, below, target)
     publish(report)
+    read = {side: results[side][0]["bytes_read"] for side in sides}
+    one_layer = load_acts(acts_folder / OURS).select_layers(shape.layers // 2)
+    assert read[sides[0]] == pytest.approx(bytes_of(one_layer), rel=0.02, abs=100_000)
     assert results[sides[0]][0]["sample"] == pytest.approx(results[sides[1]][0]["sample"])
 
 
@@ -90,3 +100,4 @@ def test_memory_does_not_grow_with_layers(
     few, all_of_them = (report.figures[side] for side in sides)
     report.add_ratio("all layers / a quarter", all_of_them, few, "1")
     publish(report)
+    assert max(all_of_them) <= 1.5 * max(few)

@@ -58,6 +58,9 @@ def test_sequence_probes(
         "auroc": {side: float(np.mean(results[side][0]["auroc"])) for side in sides},
     }
     publish(report)
+    every = [value for side in sides for value in results[side][0]["auroc"]]
+    assert len(every) == 2 * 3 * len(few_layers(shape))
+    assert all(0 <= value <= 1 for value in every)
     if size.name == "full":
         assert min(report.facts["auroc"].values()) > 0.6
 
@@ -82,19 +85,29 @@ def _add_sides(
 def test_logistic_fits(
     data: str, size: Size, tmp_path: Path, publish: Callable[[Report], None]
 ) -> None:
-    """Many logistic fits: at full convergence, and L-BFGS alone, which is enough for AUROC."""
+    """Many logistic fits: at full convergence, and scikit-learn's L-BFGS at its own tolerance."""
     from probelab import Activations
     from probelab.probes import Logistic
 
-    from sdlms.probes.logistic_fit import fit_many
+    from sdlms.probes.logistic_fit import fit_logistic
+    from sdlms.probes.workers import spread
 
     problems = random_problems(size) if data == "random" else embedded_problems(size, tmp_path)
     cut = len(problems[0][0]) * 4 // 5
+    learned = [(x[:cut], y[:cut]) for x, y in problems]
     found: dict[str, list[Tensor]] = {}
 
     def ours() -> None:
-        fits = fit_many(((x[:cut], y[:cut]) for x, y in problems), torch.get_num_threads())
+        fits = spread(
+            lambda p: fit_logistic(p[0][:cut], p[1][:cut]), problems, torch.get_num_threads()
+        )
         found["ours"] = [fit.weight / fit.std for fit in fits]
+
+    def lbfgs() -> None:
+        fits = spread(
+            lambda p: lbfgs_alone(p[0][:cut], p[1][:cut]), problems, torch.get_num_threads()
+        )
+        found["scikit-learn's L-BFGS"] = list(fits)
 
     def probelab() -> None:
         found["probelab"] = [
@@ -105,14 +118,15 @@ def test_logistic_fits(
             ]
         ]
 
-    sides = {"ours": ours, "probelab": probelab}
+    sides = {"ours": ours, "scikit-learn's L-BFGS": lbfgs, "probelab": probelab}
     for work in sides.values():
         work()
     rounds = alternate(sides, size.rounds)
     exact = [newton(x[:cut], y[:cut]) for x, y in problems]
     report = Report(f"logistic fits, {data} activations")
     report.add_rounds(rounds)
-    report.add_ratio("probelab / ours", rounds.wall["probelab"], rounds.wall["ours"], ">= 10")
+    for side in ("ours", "scikit-learn's L-BFGS"):
+        report.add_ratio(f"probelab / {side}", rounds.wall["probelab"], rounds.wall[side], ">= 10")
     for side in sides:
         gaps = [coefficient_gap(w, e) for w, e in zip(found[side], exact, strict=True)]
         report.facts[f"{side}: coefficients, largest gap to Newton"] = max(gaps)
@@ -165,6 +179,16 @@ def assert_pooled_as_eagerly(run: Path, acts: Acts) -> None:
             rows = file[f"/mlp_act/layer_{layer}"][:].astype(np.float64)
             means = [rows[a:b][mask[a:b]].mean(0) for a, b in pairwise(offsets)]
             assert np.abs(pooled.tensor.numpy() - np.array(means)).max() <= 1e-5
+
+
+def lbfgs_alone(x: Tensor, y: Tensor) -> Tensor:
+    """Coefficients of raw units by scikit-learn as it comes, on standardised float32."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, std = x.mean(0), x.std(0, correction=0)
+    std[std == 0] = 1
+    model = LogisticRegression(max_iter=1000).fit(((x - mean) / std).numpy(), y.numpy())
+    return torch.from_numpy(model.coef_[0]).double() / std
 
 
 def newton(x: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The scripts in examples/ do what they say, called as their docstrings call them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,14 @@ def output_of(name: str, folder: Path, *arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def first_python(document: str) -> str:
+    """The first block of Python in a document."""
+    text = (EXAMPLES.parent / document).read_text()
+    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found[1]
 
 
 def last_number(text: str) -> float:
@@ -69,3 +78,35 @@ def test_streaming(tmp_path: Path) -> None:
     made = entry.stat().st_mtime_ns
     assert output_of("streaming", tmp_path) == first
     assert entry.stat().st_mtime_ns == made, "the second time nothing is computed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("document", "before", "after"),
+    [
+        ("README.md", "", "print(vectors.shape, layer, pooled)"),
+        (
+            "docs/migrating-from-probelab.md",
+            "is_positive = [True, False] * 60",
+            "print(probe.result.converged)",
+        ),
+    ],
+)
+def test_the_first_python_of_a_document(
+    document: str, before: str, after: str, tmp_path: Path
+) -> None:
+    capture(tmp_path, "2")
+    program = tmp_path / "program.py"
+    lines = [before, first_python(document), after]
+    if before:  # as many labels as there are documents
+        lines.insert(1, "from sdlms.acts import load_acts")
+        lines.insert(2, 'is_positive = is_positive[: load_acts("latest").n_documents]')
+    program.write_text("\n".join(lines))
+    environment = {**os.environ, "SDLMS_ARTIFACTS": str(tmp_path / "artifacts")}
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "source    activations.h5 resid_post" in done.stdout
+    expected = "True" if before else "torch.Size"
+    assert expected in done.stdout.splitlines()[-1]

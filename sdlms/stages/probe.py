@@ -67,6 +67,8 @@ class Config(DeviceConfig):
             raise UserError(
                 f"--level token: {wrong[0]} judges whole documents; leave it out of --kinds."
             )
+        if self.level == "token" and self.pool != "mean":
+            raise UserError(f"--pool {self.pool}: with --level token nothing is pooled.")
         if self.labels != BY_TASK and not Path(self.labels).is_file():
             raise UserError(f"--labels {self.labels}: neither 'task' nor a file that exists.")
 
@@ -272,11 +274,10 @@ def _sweep_of(
         LOGGER.warning(f"out of memory: {at_once} examples at once from now on")
         out.event("batch_halved", at_once=at_once)
 
-    pooled, scores = data
     return Sweep(
         question=plan.question,
-        pooled=pooled,
-        scores=scores,
+        pooled=data[0],
+        scores=data[1],
         folder=out.path / "probes",
         workshop=Workshop(device_of(decided["device"]), out.scratch, on_halved),
         threads=decided["threads"],
