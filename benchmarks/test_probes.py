@@ -98,15 +98,11 @@ def test_logistic_fits(
     found: dict[str, list[Tensor]] = {}
 
     def ours() -> None:
-        fits = spread(
-            lambda p: fit_logistic(p[0][:cut], p[1][:cut]), problems, torch.get_num_threads()
-        )
+        fits = spread(lambda p: fit_logistic(*p), learned, torch.get_num_threads())
         found["ours"] = [fit.weight / fit.std for fit in fits]
 
     def lbfgs() -> None:
-        fits = spread(
-            lambda p: lbfgs_alone(p[0][:cut], p[1][:cut]), problems, torch.get_num_threads()
-        )
+        fits = spread(lambda p: lbfgs_alone(*p), learned, torch.get_num_threads())
         found["scikit-learn's L-BFGS"] = list(fits)
 
     def probelab() -> None:

@@ -60,6 +60,10 @@ class DeviceConfig(StageConfig):
             )
         if self.threads < 0:
             raise UserError(f"--threads must be 0 (all cores) or more, got {self.threads}.")
+        if self.threads > (most := max(64, 4 * (os.cpu_count() or 1))):  # too many end the process
+            raise UserError(
+                f"--threads must be at most {most} on this machine, got {self.threads}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -216,6 +216,15 @@ class TestComputeConfig:
         with pytest.raises(UserError, match="--threads"):
             ComputeConfig(threads=-1)
 
+    @pytest.mark.parametrize(("cores", "most"), [(None, 64), (2, 64), (16, 64), (48, 192)])
+    def test_threads_are_few_times_the_cores(
+        self, monkeypatch: pytest.MonkeyPatch, cores: int | None, most: int
+    ) -> None:
+        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        assert ComputeConfig(threads=most).threads == most
+        with pytest.raises(UserError, match=f"--threads must be at most {most} on this machine"):
+            ComputeConfig(threads=most + 1)
+
 
 @pytest.mark.parametrize(
     ("seed", "message"),

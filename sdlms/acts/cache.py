@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from sdlms.acts.description import Description
-from sdlms.acts.file_source import FileSource
+from sdlms.acts.file_source import SPILL, FileSource
 from sdlms.acts.plan import Plan
 from sdlms.acts.saving import result_header, save_plan
 from sdlms.acts.sources import Source
@@ -161,7 +161,7 @@ def spilled(source: Source, plan: Plan) -> Iterator[FileSource]:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = TemporaryDirectory(prefix="spill-", dir=folder)
+        temporary = TemporaryDirectory(prefix=SPILL, dir=folder)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}).") from None
     with temporary as name:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from sdlms.storage.flat import Array
 from sdlms.storage.row_file import IDS, MASK, OpenRows, RowFile, find_rows
 
 ACTIVATIONS = "activations.h5"
+SPILL = "spill-"  # folders that begin so live as long as a loop over layers
 
 
 class FileSource:
@@ -64,10 +67,22 @@ class FileSource:
         """`[row]` token ids."""
         return self._tokens(IDS, ranges, np.dtype(np.int32)).astype(np.int32)
 
+    @contextmanager
+    def _open(self) -> Iterator[OpenRows]:
+        """The file, open; a loop over layers may have ended, and taken it along."""
+        path = self.file.path
+        if path.parent.name.startswith(SPILL) and not path.exists():
+            raise UserError(
+                "this layer is gone: what iter_layers gives of a model lives as long as its loop. "
+                "Use it inside the loop, or call cache() first."
+            )
+        with self.file.open() as rows:
+            yield rows
+
     def _tokens(self, name: str, ranges: Ranges, dtype: np.dtype[np.generic]) -> Array:
         """A data set `[token]` at some ranges."""
         values = np.empty(ranges.n_rows, dtype=dtype)
-        with self.file.open() as rows:
+        with self._open() as rows:
             _fill(rows, name, ranges.starts(self.file.offsets), ranges.lengths, values)
             self.bytes_read += rows.bytes_read
         return values
@@ -82,7 +97,7 @@ class FileSource:
         )
         starts = ranges.starts(self.file.offsets)
         buffer = self._buffer(ranges)
-        with self.file.open() as rows:
+        with self._open() as rows:
             for step, (layer, block) in enumerate(steps):
                 if step + 1 < len(steps):
                     self._expect(rows, *steps[step + 1], starts, ranges.lengths)
@@ -118,7 +133,7 @@ class FileSource:
         values = padded.view(torch.uint16) if padded.dtype == torch.bfloat16 else padded
         starts = ranges.starts(self.file.offsets)
         pieces = [row[:n] for row, n in zip(values.numpy(), ranges.lengths, strict=True)]
-        with self.file.open() as rows:
+        with self._open() as rows:
             for first, last in runs_of(starts, ranges.lengths):
                 name = dataset_name(self._key(layer))
                 rows.read_into(name, int(starts[first]), pieces[first:last])
@@ -128,7 +143,7 @@ class FileSource:
         """Let the system fetch every layer's rows."""
         starts = wanted.ranges.starts(self.file.offsets)
         everything = np.arange(len(wanted.ranges))
-        with self.file.open() as rows:
+        with self._open() as rows:
             for layer in wanted.layers if len(everything) else ():
                 self._expect(rows, layer, everything, starts, wanted.ranges.lengths)
 
@@ -198,6 +213,8 @@ def file_source(run_or_path: Run | Path | str, artifacts: Path, site: str | None
     Raises:
         UserError: there is no such run or file, or it has no activations, or several sites.
     """
+    if not isinstance(run_or_path, Run | Path | str):
+        raise UserError(f"a run, a path or a name is needed, got a {type(run_or_path).__name__}.")
     digest = None
     if not isinstance(run_or_path, Run) and Path(run_or_path).is_file():
         path = Path(run_or_path)
@@ -213,7 +230,10 @@ def file_source(run_or_path: Run | Path | str, artifacts: Path, site: str | None
     file = find_rows(path)
     sites = file.header.sites
     if site is None and len(sites) > 1:
-        raise UserError(f"{path} holds the sites {', '.join(sites)}; choose one (--site).")
+        raise UserError(
+            f"{path} holds the sites {', '.join(sites)}; choose one: "
+            f"site='{sites[0]}', or --site {sites[0]}."
+        )
     if site is not None and site not in sites:
         raise UserError(f"{path} holds no site '{site}', but {', '.join(sites)}.")
     return FileSource(file, site or sites[0], digest)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -49,16 +49,16 @@ class Acts:
 
     def __init__(
         self,
-        tensor: Tensor,
+        tensor: Tensor | NDArray[Any],
         dims: str,
-        mask: Tensor | None = None,
+        mask: Tensor | NDArray[Any] | Sequence[Sequence[int]] | None = None,
         layers: Sequence[int] | None = None,
         documents: Sequence[str] | None = None,
     ) -> None:
         """Take activations that are in memory already; nothing is copied.
 
         Args:
-            tensor: float16, bfloat16 or float32 with one axis per letter of `dims`.
+            tensor: float16, bfloat16 or float32, one axis per letter of `dims`; or a numpy array.
             dims: `bh`, `bsh`, `blh` or `blsh`.
             mask: `[document, token]`, 1 where statistics read; needed exactly when there are
                 tokens. What lies behind a document's last 1 is padding, and is not kept.
@@ -248,8 +248,8 @@ class Acts:
 
     def iter_batches(self, batch_size: int) -> Iterator["Acts"]:
         """The result in memory, some documents at a time, in order; padded batch by batch."""
-        if batch_size < 1:
-            raise UserError(f"iter_batches: the batch size must be 1 or more, got {batch_size}.")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise UserError(f"iter_batches: the batch size must be 1, 2, …, got {batch_size}.")
         firsts = range(0, self.n_documents, batch_size)
         return self._batches(self.slice_batch(slice(i, i + batch_size)) for i in firsts)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdlms.acts.description import Description, Ranges
+from sdlms.acts.description import STORE_DTYPES, Description, Ranges
+from sdlms.acts.plan import numbers_of
 from sdlms.acts.sources import Cost, Positions, Reduce, Take, Wanted, steps_of
 from sdlms.errors import UserError
 from sdlms.models.architectures import SITES, Site, architecture_of, n_layers, text_config
@@ -202,10 +203,12 @@ def live_source(
         store_dtype: to which values are rounded; float16 for neurons, bfloat16 otherwise.
 
     Raises:
-        UserError: the table does not know the model, or there is no such layer or site.
+        UserError: the table does not know the model, or there is no such layer, site or type.
     """
     if site not in SITES:
         raise UserError(f"site '{site}' is none of {', '.join(SITES)}.")
+    if (store_dtype or "auto") not in ("auto", *(stored := STORE_DTYPES.values())):
+        raise UserError(f"store_dtype '{store_dtype}' is none of {', '.join(stored)}.")
     config: PreTrainedConfig
     load: Load
     if isinstance(model, str | Path):
@@ -213,13 +216,19 @@ def live_source(
         device = device_of("auto")
         load = partial(load_base_model, source, dtype_of("auto", device), device)
     else:
+        if not isinstance(getattr(model, "base_model", None), torch.nn.Module):
+            raise UserError(
+                f"collect: {model!r:.40} is no transformers model, name or folder of one."
+            )
         base = cast("PreTrainedModel", model.base_model)
         if base.training:
             raise UserError("collect: the model is in training mode. Call model.eval() first.")
         config, device = base.config, input_device(base)
         name = config.name_or_path or config.model_type
         source, load = ModelSource(name, Path(name)), partial(_same, base)
-    words = layers if isinstance(layers, str) else ",".join(map(str, np.atleast_1d(layers)))
+    words = (
+        layers if isinstance(layers, str) else ",".join(map(str, np.atleast_1d(numbers_of(layers))))
+    )
     numbers = layers_of(tuple(words.split(",")), n_layers(config))
     _check_tokens(rows, config)
     header = header_of(source, config, [site], numbers, store_dtype or "auto")
@@ -242,51 +251,3 @@ def _check_tokens(rows: Rows, config: "PreTrainedConfig") -> None:
         raise UserError(
             f"document {document} has {rows.lengths[document]} tokens; the model reads {context}."
         )
-
-
-def rows_of(tokens: "Rows | Mapping[str, Any] | Sequence[Sequence[int]]") -> Rows:
-    """Tokens in any of the forms they come in.
-
-    Args:
-        tokens: what a capture run holds; what a tokenizer of transformers returns (`input_ids`,
-            and `attention_mask` where it padded); or a list of token ids for each document.
-
-    Raises:
-        UserError: they are no lists of token ids, or ids and mask do not fit together.
-    """
-    if isinstance(tokens, Rows):
-        return tokens
-    if isinstance(tokens, Mapping):
-        pieces = _unpadded(tokens)
-    else:
-        pieces = [_token_ids(row) for row in tokens]
-    lengths = [len(piece) for piece in pieces]
-    flat = np.concatenate([np.empty(0, dtype=np.int32), *pieces]).astype(np.int32)
-    return Rows(
-        ids=flat,
-        mask=np.ones(len(flat), dtype=np.uint8),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        document_ids=[str(i) for i in range(len(pieces))],
-        document_tasks=[""] * len(pieces),
-    )
-
-
-def _unpadded(tokens: Mapping[str, Any]) -> list[NDArray[np.int32]]:
-    """The ids of each document that a tokenizer did not add to fill up a batch."""
-    if "input_ids" not in tokens:
-        raise UserError(f"tokens hold {', '.join(tokens)}; input_ids are needed.")
-    pieces, mask = [_token_ids(row) for row in tokens["input_ids"]], tokens.get("attention_mask")
-    if mask is None:
-        return pieces
-    kept = [np.asarray(row).astype(bool) for row in mask]
-    if [row.shape for row in kept] != [piece.shape for piece in pieces]:
-        raise UserError("attention_mask and input_ids have different shapes.")
-    return [piece[row] for piece, row in zip(pieces, kept, strict=True)]
-
-
-def _token_ids(row: object) -> NDArray[np.int32]:
-    """One document's ids; one that no model can know becomes -1."""
-    ids = np.asarray(row)
-    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise UserError("tokens: a list of token ids is needed for each document.")
-    return np.where((ids >= 0) & (ids < 2**31), ids, -1).astype(np.int32)

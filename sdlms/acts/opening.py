@@ -1,7 +1,7 @@
 """Handles over finished runs, files and models."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load_acts(
-    run_or_path: Run | Path | str, site: str | None = None, artifacts: Path | None = None
+    run_or_path: Run | Path | str, site: str | None = None, artifacts: Path | str | None = None
 ) -> Acts:
     """The activations of a capture run, or of a file that `Acts.save` wrote.
 
@@ -35,8 +35,8 @@ def load_acts(
     Raises:
         UserError: there is no such run, file or site, or its version is not known.
     """
-    folder = artifacts or Path(os.environ.get("SDLMS_ARTIFACTS", "artifacts"))
-    return Acts._of(file_source(run_or_path, folder, site))
+    folder = artifacts or os.environ.get("SDLMS_ARTIFACTS", "artifacts")
+    return Acts._of(file_source(run_or_path, Path(folder), site))
 
 
 def collect(
@@ -51,7 +51,9 @@ def collect(
     Args:
         model: a loaded model of transformers, or what `--model` takes: an embedded name, a folder,
             a hub id.
-        tokens: of the documents: `tokens_of(...)`, what a tokenizer returns, or lists of ids.
+        tokens: of the documents: `tokens_of(...)`, what a tokenizer returns, or lists of ids. Only
+            `tokens_of` gives special tokens mask 0; in the other forms every token has mask 1, so
+            that pooling reads special tokens too (the tokenizer's padding is cut off).
         layers: a number, which drops the axis l; several, in any order; or what `--layers` takes.
         site: `resid_pre`, `resid_post`, `attn_out`, `mlp_out` or `mlp_act`.
         store_dtype: values are rounded to it first, as in a file; float16 for neurons, bfloat16
@@ -63,7 +65,8 @@ def collect(
     Raises:
         UserError: model, tokens, layers or site do not fit together.
     """
-    from sdlms.acts.live_source import live_source, rows_of
+    from sdlms.acts.live_source import live_source
+    from sdlms.acts.token_rows import rows_of
 
     acts = Acts._of(live_source(model, rows_of(tokens), layers, site, store_dtype))
     return acts if isinstance(layers, str) else acts.select_layers(layers)
@@ -78,17 +81,25 @@ def tokens_of(model: str, texts: Sequence[str], tasks: Sequence[str] | None = No
         tasks: of each document.
 
     Raises:
-        UserError: there is no such model, or a text is empty.
+        UserError: there is no such model, or a text is empty or none.
     """
     from sdlms.models.architectures import text_config
     from sdlms.models.inputs import read_model
     from sdlms.models.loading import load_tokenizer
     from sdlms.models.tokens import Text, tokenize_all, warn_of_truncation
 
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise UserError(f"tokens_of: a list of texts is needed, got {texts!r:.40}.")
+    texts = list(texts)
+    if isinstance(tasks, str):
+        raise UserError(f"tokens_of: a list of tasks is needed, got {tasks!r:.40}.")
     if not texts:
         raise UserError("tokens_of: there are no texts.")
     if tasks is not None and len(tasks) != len(texts):
         raise UserError(f"tokens_of: {len(tasks)} tasks for {len(texts)} texts.")
+    if others := [i for i, text in enumerate(texts) if not isinstance(text, str)]:
+        kind = type(texts[others[0]]).__name__
+        raise UserError(f"tokens_of: text {others[0]} is no text, but a {kind}.")
     if blank := [i for i, text in enumerate(texts) if not text]:
         raise UserError(f"tokens_of: text {blank[0]} is empty. Leave it out.")
     names = [""] * len(texts) if tasks is None else tasks

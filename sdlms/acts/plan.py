@@ -10,7 +10,7 @@ they are stored in, so that `cast(float16).mean_pool()` loses nothing before the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -104,12 +104,20 @@ def with_layers(plan: Plan, source: Description, layers: int | Sequence[int]) ->
 
 def _layer_numbers(layers: Sequence[int] | np.integer) -> tuple[int, ...]:
     """Layers that a user named, as plain integers."""
-    numbers = np.atleast_1d(np.asarray(layers))
+    numbers = np.atleast_1d(numbers_of(layers))
     if numbers.size == 0:
         raise UserError("select_layers: no layer is named.")
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise UserError("select_layers: takes a number or a list of numbers.")
     return tuple(numbers.tolist())
+
+
+def numbers_of(values: object) -> NDArray[Any]:
+    """What a user gave, as an array; without axes and of no number where it is none."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError):  # lists of unequal length, a tensor of another device
+        return np.asarray(None)
 
 
 def with_documents(
@@ -122,7 +130,7 @@ def with_documents(
             return replace(plan, documents=chosen[which].copy())  # a view would keep all of them
         except (TypeError, ValueError) as error:
             raise UserError(f"slice_batch: {error}.") from None
-    indices = np.asarray(which)
+    indices = numbers_of(which)
     if indices.size == 0:
         indices = indices.astype(np.int64)
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
@@ -166,7 +174,7 @@ def with_device(plan: Plan, device: torch.device | str) -> Plan:
     """Deliver results on another device."""
     try:
         return replace(plan, device=device_of(str(torch.device(device))))
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UserError(f"to: '{device}' is no device. Use cpu, cuda, cuda:N or mps.") from None
     except UserError as error:
         raise UserError(f"to: {str(error).removeprefix('--device ')}") from None

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -180,9 +180,9 @@ class TensorSource:
 
 
 def tensor_source(
-    tensor: Tensor,
+    tensor: Tensor | NDArray[Any],
     dims: str,
-    mask: Tensor | None = None,
+    mask: Tensor | NDArray[Any] | Sequence[Sequence[int]] | None = None,
     layers: Sequence[int] | None = None,
     documents: Sequence[str] | None = None,
 ) -> TensorSource:
@@ -194,57 +194,78 @@ def tensor_source(
     Raises:
         UserError: axes, shapes, types, mask or names do not fit together.
     """
-    _check_tensor(tensor, dims)
-    tensor = tensor.detach()
-    n_documents, n_units = tensor.shape[0], tensor.shape[-1]
+    acts = _checked_tensor(tensor, dims).detach()
+    n_documents, n_units = acts.shape[0], acts.shape[-1]
+    kept: Tensor | None = None
     lengths = np.ones(n_documents, dtype=np.int64)
     if mask is not None or "s" in dims:
-        mask = _checked_mask(tensor, dims, mask)
-        positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-        lengths = (positions * mask).amax(1).cpu().numpy() if mask.shape[1] else lengths * 0
+        kept = _checked_mask(acts, dims, mask)
+        positions = torch.arange(1, kept.shape[1] + 1, device=kept.device)
+        lengths = (positions * kept).amax(1).cpu().numpy() if kept.shape[1] else lengths * 0
         longest = int(lengths.max(initial=0))
-        tensor, mask = tensor.narrow(dims.index("s"), 0, longest), mask[:, :longest]
-    n_layers = tensor.shape[1] if "l" in dims else 1
+        acts, kept = acts.narrow(dims.index("s"), 0, longest), kept[:, :longest]
+    n_layers = acts.shape[1] if "l" in dims else 1
     named = tuple(range(n_layers)) if layers is None else tuple(int(layer) for layer in layers)
     if len(named) != n_layers or len(set(named)) < n_layers or min(named, default=0) < 0:
         raise UserError(f"layers={list(named)}: {n_layers} different ones, from 0 on, are needed.")
     ids = [str(i) for i in range(n_documents)] if documents is None else list(map(str, documents))
     if len(ids) != n_documents:
         raise UserError(f"documents: {len(ids)} ids for {n_documents} documents.")
-    store = {"acts": STORE_DTYPES[tensor.dtype]}
+    store = {"acts": STORE_DTYPES[acts.dtype]}
     header = Header("", "", {}, store, "", gated=False, dims=dims)
     description = Description(
         dims=dims,
         site="acts",
         layers=named,
         n_units=n_units,
-        dtype=tensor.dtype,
+        dtype=acts.dtype,
         lengths=lengths,
         document_ids=ids,
         document_tasks=[""] * n_documents,
         header=header,
-        device=tensor.device,
+        device=acts.device,
     )
-    return TensorSource(tensor, mask, description)
+    return TensorSource(acts, kept, description)
 
 
-def _check_tensor(tensor: Tensor, dims: str) -> None:
+def _as_tensor(name: str, values: object) -> Tensor:
+    """What a user gave, without a copy wherever torch can write to it."""
+    try:
+        if isinstance(values, np.ndarray):
+            values = np.require(values, requirements=["C", "W"])
+        return torch.as_tensor(values)
+    except (RuntimeError, TypeError, ValueError):
+        raise UserError(
+            f"{name} cannot be made of a {type(values).__name__} such as this. Give a tensor."
+        ) from None
+
+
+def _checked_tensor(given: Tensor | NDArray[Any], dims: str) -> Tensor:
     """Refuse axes that there are not, and types that no file holds."""
+    if not isinstance(given, Tensor | np.ndarray):
+        raise UserError(f"a tensor or a numpy array is needed, got a {type(given).__name__}.")
+    tensor = _as_tensor("the tensor", given)
     if dims not in DIMS:
         raise UserError(f"dims='{dims}' is none of {', '.join(DIMS)}.")
     if tensor.dim() != len(dims):
         raise UserError(f"dims='{dims}' needs {len(dims)} axes, the tensor has {tensor.dim()}.")
     if tensor.dtype not in STORE_DTYPES:
         raise UserError(f"the tensor is {tensor.dtype}; float16, bfloat16 or float32 is needed.")
+    if tensor.shape[-1] == 0:
+        raise UserError(f"the tensor {list(tensor.shape)} has no units: its last axis is empty.")
+    return tensor
 
 
-def _checked_mask(tensor: Tensor, dims: str, mask: Tensor | None) -> Tensor:
+def _checked_mask(
+    tensor: Tensor, dims: str, given: Tensor | NDArray[Any] | Sequence[Sequence[int]] | None
+) -> Tensor:
     """The mask as bool, of the shape that belongs to the tensor."""
     if "s" not in dims:
         raise UserError(f"dims='{dims}' has no tokens, so it takes no mask.")
     shape = (tensor.shape[0], tensor.shape[dims.index("s")])
-    if mask is None:
+    if given is None:
         raise UserError(f"dims='{dims}' needs a mask {list(shape)}: 1 where statistics read.")
+    mask = _as_tensor("the mask", given)
     if tuple(mask.shape) != shape:
         raise UserError(f"the mask is {list(mask.shape)}, dims='{dims}' needs {list(shape)}.")
     if not bool(((mask == 0) | (mask == 1)).all()):

@@ -108,8 +108,8 @@ class AttentionNetwork:
         """`[member]` zeros."""
         return no_penalty(params)
 
-    def member_tensors(self, params: Params, layer: int) -> Params:
-        """The parameters; nothing belongs to the layer."""
+    def member_tensors(self, params: Params, layer: int, seed: int) -> Params:
+        """The parameters; nothing belongs to the layer or the seed."""
         return params
 
 
@@ -117,6 +117,7 @@ class AttentionProbe(IterativeProbe[AttentionSettings]):
     """Tells two classes of documents apart by weighing its tokens and classifying their mean."""
 
     kind: ClassVar[str] = "attention"
+    reads: ClassVar[str] = "scorer"
     config_class = AttentionSettings
 
     def network(self, tensors: Params) -> AttentionNetwork:

@@ -25,8 +25,9 @@ def shuffled(
 
     What a probe then finds, it finds where there is nothing: AUROC is 0.5 on average. Labels of
     documents are dealt to other documents of the same side, so that both classes stay on both.
-    Those of single tokens come in stretches, which must stay: all those of a side are moved along
-    by a number of tokens that is drawn.
+    Those of single tokens come in stretches, and may follow a token's place in its document: each
+    document's labels are turned round by a number of tokens that is drawn, then all are laid end
+    to end along the side's documents in an order that is drawn.
 
     Args:
         truth: `[example]` bool.
@@ -39,11 +40,14 @@ def shuffled(
     for side in sides:
         firsts = np.flatnonzero(np.diff(documents[side], prepend=-1))
         lengths = np.diff(firsts, append=len(side))
+        order, turns = generator.permutation(len(firsts)), generator.random(len(firsts))
         n_positive = np.add.reduceat(truth[side].astype(np.int64), firsts)
         if ((n_positive == 0) | (n_positive == lengths)).all():
-            dealt[side] = np.repeat(generator.permutation(truth[side[firsts]]), lengths)
+            dealt[side] = np.repeat(truth[side[firsts]][order], lengths)
         else:
-            dealt[side] = np.roll(truth[side], int(generator.integers(1, len(side))))
+            strips = np.split(truth[side], firsts[1:])
+            shifts = (turns * lengths).astype(np.int64)
+            dealt[side] = np.concatenate([np.roll(strips[i], shifts[i]) for i in order])
     return dealt
 
 

@@ -97,8 +97,8 @@ class GatedBipolarNetwork:
         sparse = self.settings.sparsity * value.abs().sum(dim=(1, 2))
         return sparse + self.settings.orthogonality * distance.sum(dim=(1, 2))
 
-    def member_tensors(self, params: Params, layer: int) -> Params:
-        """The parameters; nothing belongs to the layer."""
+    def member_tensors(self, params: Params, layer: int, seed: int) -> Params:
+        """The parameters; nothing belongs to the layer or the seed."""
         return params
 
 
@@ -106,6 +106,7 @@ class GatedBipolarProbe(IterativeProbe[GatedBipolarSettings]):
     """Tells two classes of documents apart by the highest and lowest of gated values."""
 
     kind: ClassVar[str] = "gated_bipolar"
+    reads: ClassVar[str] = "inner"
     config_class = GatedBipolarSettings
 
     def network(self, tensors: Params) -> GatedBipolarNetwork:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sdlms.acts.handle import Acts
 from sdlms.errors import UserError
-from sdlms.numerics.splits import TEST, VALIDATION, grouped_split
+from sdlms.numerics.splits import TEST, TRAIN, VALIDATION, grouped_split
 from sdlms.probes.batches import ActsBatches, Batches
 from sdlms.probes.evaluating import logits_of
+from sdlms.probes.labels import UNLABELLED, rarest_classes
 from sdlms.probes.lesson import Lesson, is_by_token, read_examples
 from sdlms.probes.members import Members
 from sdlms.probes.network import Network, Schedule
@@ -22,6 +23,7 @@ from sdlms.probes.pieces import Room
 from sdlms.probes.stacked import Params
 from sdlms.probes.targets import Split, Targets
 from sdlms.probes.training import say_nothing, train
+from sdlms.progress import LOGGER
 
 Config = TypeVar("Config", bound=Schedule)
 VALIDATION_FRACTION = 0.2
@@ -37,6 +39,7 @@ class IterativeProbe(ABC, Generic[Config]):
     """
 
     kind: ClassVar[str]
+    reads: ClassVar[str]  # the weight of the first layer, whose last axis is the units
     config_class: Callable[..., Config]
 
     def __init__(self, config: Config | None = None) -> None:
@@ -49,8 +52,8 @@ class IterativeProbe(ABC, Generic[Config]):
     def network(self, tensors: Params) -> Network:
         """The network that predicts with these tensors, which are those of `tensors()`."""
 
-    def network_for(self, data: Batches, documents: NDArray[np.int64]) -> Network:
-        """The network that is trained on some documents."""
+    def network_for(self, data: Batches, split: Split) -> Network:
+        """The network that is trained on the training documents of a split."""
         return self.network({})
 
     def fit(
@@ -74,15 +77,19 @@ class IterativeProbe(ABC, Generic[Config]):
             The probe itself.
 
         Raises:
-            UserError: fewer than two documents of a class, or a document without a token.
+            UserError: fewer than two documents of a class, or no token of it to train on; a
+                document without a token; an activation of mask 1 is NaN or infinite.
             ValueError: shapes that do not fit together.
         """
-        data = ActsBatches(_acts_of(x, mask))
+        acts = _acts_of(x, mask)
+        data = ActsBatches(acts)
         truth = _truth_of(y, data)
         targets = _targets_of(truth, data.lengths)
-        split = _split_of(truth, seed)
-        network = self.network_for(data, np.flatnonzero(split.roles[0] != VALIDATION))
+        split = _split_of(truth, acts.mask, seed)
+        network = self.network_for(data, split)
         trained = train(network, Lesson(data, targets, split, order_seed=seed))
+        if len(trained.lost):
+            LOGGER.warning(f"{self.kind}: the validation loss never was a number; it predicts nan")
         self.converged = bool(trained.converged[0])
         self._tensors = trained.tensors_of(0)
         return self
@@ -99,10 +106,14 @@ class IterativeProbe(ABC, Generic[Config]):
             NaN where the mask is 0.
 
         Raises:
-            ValueError: the probe was not fitted, or shapes that do not fit together.
+            ValueError: the probe was not fitted, another number of units, or shapes that do not
+                fit together.
+            UserError: an activation of mask 1 is NaN or infinite.
         """
         tensors = self.tensors()
         data, network = ActsBatches(_acts_of(x, mask)), self.network(tensors)
+        if data.n_units != (n_units := tensors[self.reads].shape[-1]):
+            raise ValueError(f"x has {data.n_units} units, the probe {n_units}")
         n_tokens = int(max(data.lengths, default=0)) if data.lengths is not None else 0
         if isinstance(x, Tensor) and x.ndim == 3:
             n_tokens = x.shape[1]
@@ -170,6 +181,7 @@ def _acts_of(x: Tensor | Acts, mask: Tensor | None) -> Acts:
         raise ValueError(
             f"x {tuple(x.shape)} must be [document, unit], or [document, token, unit] with a mask"
         )
+    x = x.float() if x.dtype == torch.float64 else x
     return Acts(x, "bh" if x.ndim == 2 else "bsh", mask)
 
 
@@ -177,7 +189,9 @@ def _truth_of(y: Tensor | Sequence[bool], data: ActsBatches) -> NDArray[np.bool_
     """`[document]` or `[document, token]` bool."""
     given = torch.as_tensor(y).cpu()
     truth: NDArray[np.bool_] = given.bool().numpy()
-    fits = truth.ndim == 1 or (truth.ndim == 2 and data.lengths is not None)
+    fits = truth.ndim == 1
+    if truth.ndim == 2 and data.lengths is not None:
+        fits = truth.shape[1] >= data.lengths.max(initial=0)
     if not fits or len(truth) != data.n_documents:
         raise ValueError(f"y {truth.shape} for {data.n_documents} documents")
     if not bool((torch.from_numpy(truth) == given).all()):
@@ -194,19 +208,54 @@ def _targets_of(truth: NDArray[np.bool_], lengths: NDArray[np.int64] | None) -> 
     return Targets(truth[within][None], offsets)
 
 
-def _split_of(truth: NDArray[np.bool_], seed: int) -> Split:
+def _split_of(truth: NDArray[np.bool_], mask: Tensor | None, seed: int) -> Split:
     """A fifth of each class for validation, the rest for training.
 
+    Where tokens have labels, a document counts as of the class that fewest documents hold.
+
+    Args:
+        truth: `[document]` or `[document, token]`.
+        mask: `[document, token]` of the activations; None without tokens.
+        seed: of the split.
+
     Raises:
-        UserError: a class has fewer than two documents.
+        UserError: a class has fewer than two documents, or no token to train on.
     """
-    classes = np.asarray(truth.reshape(len(truth), -1).any(axis=1))
-    for value, count in ((1, int(classes.sum())), (0, int((~classes).sum()))):
+    tokens = _labelled_tokens(truth, mask) if truth.ndim == 2 and mask is not None else None
+    if tokens is None:
+        _check_counts(truth)
+        classes = truth.astype(np.int64)
+    else:
+        classes = rarest_classes(tokens, 2)
+    roles = grouped_split(np.arange(len(truth)), classes, seed, VALIDATION_FRACTION, 0)
+    split = Split((seed,), np.where(roles == TEST, VALIDATION, roles)[None].astype(np.int8))
+    if tokens is not None:
+        _check_tokens([tokens[i] for i in np.flatnonzero(split.having(TRAIN))])
+    return split
+
+
+def _labelled_tokens(truth: NDArray[np.bool_], mask: Tensor) -> list[NDArray[np.int64]]:
+    """Of each document `[token]` its class, -1 where the mask is 0."""
+    kept = mask.cpu().numpy()
+    classes = np.where(kept, truth[:, : kept.shape[1]].astype(np.int64), UNLABELLED)
+    return list(classes)
+
+
+def _check_counts(truth: NDArray[np.bool_]) -> None:
+    """Refuse documents of which a class is missing, in training or in validation."""
+    for value, count in ((1, int(truth.sum())), (0, int((~truth).sum()))):
         if count < 2:
             raise UserError(
-                f"{count} documents of class {value}; two are needed, one to train on and one to "
-                "decide when to stop."
+                f"{count} {'document' if count == 1 else 'documents'} of class {value}; two are "
+                "needed, one to train on and one to decide when to stop."
             )
-    documents = np.arange(len(classes))
-    roles = grouped_split(documents, classes.astype(np.int64), seed, VALIDATION_FRACTION, 0)
-    return Split((seed,), np.where(roles == TEST, VALIDATION, roles)[None].astype(np.int8))
+
+
+def _check_tokens(trained: list[NDArray[np.int64]]) -> None:
+    """Refuse training documents whose tokens are all of one class."""
+    for value in (1, 0):
+        if not any((row == value).any() for row in trained):
+            raise UserError(
+                f"no token of class {value} to train on; both classes are needed, in two "
+                "documents at least."
+            )

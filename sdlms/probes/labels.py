@@ -50,7 +50,7 @@ class Labelled:
         seen = [np.where(m, row, UNLABELLED) for m, row in zip(masks, self.tokens, strict=True)]
         kept = np.array([bool((row != UNLABELLED).any()) for row in seen], dtype=np.bool_)
         tokens = [row for row, is_kept in zip(seen, kept, strict=True) if is_kept]
-        classes = _rarest(tokens, len(self.names))
+        classes = rarest_classes(tokens, len(self.names))
         return replace(self, documents=self.documents[kept], classes=classes, tokens=tokens)
 
     def holding(self) -> NDArray[np.int64]:
@@ -121,14 +121,19 @@ def labelled_by_table(
     return Labelled(
         documents,
         names,
-        classes=_rarest(tokens, len(names)),
+        classes=rarest_classes(tokens, len(names)),
         tokens=tokens if by_token else None,
         n_unmatched=len(labels) - len(known),
     )
 
 
-def _rarest(tokens: Sequence[NDArray[np.int64]], n_classes: int) -> NDArray[np.int64]:
-    """`[document]` the class of some of its tokens that fewest documents have."""
+def rarest_classes(tokens: Sequence[NDArray[np.int64]], n_classes: int) -> NDArray[np.int64]:
+    """`[document]` the class of some of its tokens that fewest documents have.
+
+    Args:
+        tokens: of each document `[token]` int64 class or -1.
+        n_classes: how many classes there are.
+    """
     present = _present(tokens, n_classes)
     commonness = np.where(present, present.sum(axis=0), len(present) + 1)
     rarest: NDArray[np.int64] = commonness.argmin(axis=1)

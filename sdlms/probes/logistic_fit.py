@@ -1,7 +1,5 @@
 """Logistic regression on arrays in memory: scikit-learn's L-BFGS, finished by Newton steps."""
 
-import functools
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +13,7 @@ from sdlms.errors import UserError
 from sdlms.numerics.standardize import RunningMoments
 from sdlms.probes.newton import minimise
 from sdlms.probes.objective import Objective, Vector
-from sdlms.probes.workers import one_blas_thread, spread
+from sdlms.probes.workers import one_blas_thread
 
 # L-BFGS ends at this largest entry of the gradient. Where it needs more iterations the units are
 # so correlated that it would need hundreds, and factorising the Hessian once is faster.
@@ -64,8 +62,7 @@ def fit_logistic(x: Tensor, y: Tensor, *, c: float = 1.0) -> LogisticFit:
     """Minimise mean logistic loss + |w|^2 / (2 C n) on standardised units; the bias goes free.
 
     Moments are taken in float64 and applied in float32; L-BFGS runs in float32, the gradients
-    that decide on convergence are float64. One BLAS thread in the whole process meanwhile; for
-    many fits use `fit_many`.
+    that decide on convergence are float64. One BLAS thread in the whole process meanwhile.
 
     Args:
         x: `[example, unit]`, any float type, finite; computed in float32.
@@ -84,25 +81,6 @@ def fit_logistic(x: Tensor, y: Tensor, *, c: float = 1.0) -> LogisticFit:
     """
     with one_blas_thread():
         return _fit((x, y), c)
-
-
-def fit_many(
-    problems: Iterable[tuple[Tensor, Tensor]], threads: int, *, c: float = 1.0
-) -> Iterator[LogisticFit]:
-    """`fit_logistic` of each problem, in order, spread over workers with one BLAS thread each.
-
-    Args:
-        problems: pairs `x [example, unit]`, `y [example]`; taken as workers come free.
-        threads: workers, > 0.
-        c: inverse strength of the penalty, > 0.
-
-    Yields:
-        One fit per problem.
-
-    Raises:
-        ValueError, UserError: as in `fit_logistic`, in the place of the problem.
-    """
-    yield from spread(functools.partial(_fit, c=c), problems, threads)
 
 
 def _fit(problem: tuple[Tensor, Tensor], c: float) -> LogisticFit:

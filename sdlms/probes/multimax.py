@@ -83,8 +83,8 @@ class MultiMaxNetwork:
         """`[member]` zeros."""
         return no_penalty(params)
 
-    def member_tensors(self, params: Params, layer: int) -> Params:
-        """The parameters; nothing belongs to the layer."""
+    def member_tensors(self, params: Params, layer: int, seed: int) -> Params:
+        """The parameters; nothing belongs to the layer or the seed."""
         return params
 
 
@@ -92,6 +92,7 @@ class MultiMaxProbe(IterativeProbe[MultiMaxSettings]):
     """Tells two classes of documents apart by the tokens that excite its heads most."""
 
     kind: ClassVar[str] = "multimax"
+    reads: ClassVar[str] = "inner"
     config_class = MultiMaxSettings
 
     def network(self, tensors: Params) -> MultiMaxNetwork:

@@ -67,8 +67,14 @@ class Network(Protocol):
     def penalty(self, params: Params) -> Tensor:
         """`[member]`, added to each member's mean loss."""
 
-    def member_tensors(self, params: Params, layer: int) -> Params:
-        """All that one probe needs to predict: its `params` and what belongs to its `layer`."""
+    def member_tensors(self, params: Params, layer: int, seed: int) -> Params:
+        """All that one probe needs to predict: its `params` and what belongs to its place.
+
+        Args:
+            params: of the one member.
+            layer: row of its layer in the data.
+            seed: row of its seed in the split.
+        """
 
 
 def no_penalty(params: Params) -> Tensor:

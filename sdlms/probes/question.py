@@ -126,11 +126,6 @@ class Question:
         return dict(zip(self.labelled.names, counts, strict=True))
 
     @property
-    def never_tested(self) -> NDArray[np.int64]:
-        """Documents that no seed tests on: what is scaled for all seeds is scaled by these."""
-        return np.flatnonzero((self.roles != TEST).all(axis=0))
-
-    @property
     def tested(self) -> NDArray[np.int64]:
         """Documents that any seed tests on."""
         return np.flatnonzero((self.roles == TEST).any(axis=0))
@@ -147,7 +142,7 @@ def ask(acts: Acts, labelled: Labelled, seeds: tuple[int, ...], *, by_token: boo
 
     Raises:
         UserError: a class has too few documents, or none that can be read; a split leaves some
-            seed without a class; too many seeds.
+            seed without a class.
     """
     masks = _masks(acts.slice_batch(labelled.documents))
     kept = labelled.readable(masks)
@@ -161,11 +156,6 @@ def ask(acts: Acts, labelled: Labelled, seeds: tuple[int, ...], *, by_token: boo
     else:
         usable = np.ones(len(kept.documents), dtype=np.bool_)
     question = Question(acts.slice_batch(kept.documents), kept, seeds, by_token, usable)
-    if len(question.never_tested) < 2:
-        raise UserError(
-            f"--seeds {len(seeds)}: together they test on every document, and none is left to "
-            "scale activations by. Use fewer seeds."
-        )
     _check_splits(question)
     return question
 
@@ -174,8 +164,9 @@ def _check_sizes(labelled: Labelled) -> None:
     """Refuse classes that cannot be divided among training, validation and testing."""
     for name, n_documents in zip(labelled.names, labelled.holding().tolist(), strict=True):
         if n_documents < N_ROLES:
+            documents = "document" if n_documents == 1 else "documents"
             raise UserError(
-                f"--labels: of class '{name}' {n_documents or 'no'} documents can be read; at "
+                f"--labels: of class '{name}' {n_documents or 'no'} {documents} can be read; at "
                 f"least {N_ROLES} are needed, to train, to validate and to test on."
             )
 

@@ -21,13 +21,7 @@ from sdlms.probes.controls import CONTROLS
 from sdlms.storage.tables import Cell
 
 N_RESAMPLES = 1000
-COLUMNS = [
-    "layer",
-    "kind",
-    "seed",
-    "label",
-    "n_train",
-    "n_test",
+METRICS = [
     "auroc",
     "auroc_low",
     "auroc_high",
@@ -37,8 +31,8 @@ COLUMNS = [
     "brier",
     "recall_at_fpr_01",
     "recall_at_fpr_05",
-    "converged",
 ]
+COLUMNS = ["layer", "kind", "seed", "label", "n_train", "n_test", *METRICS, "converged"]
 PREDICTION_COLUMNS = [
     "document_id",
     "token",
@@ -84,15 +78,25 @@ class Judged:
 
 
 def metrics_row(judged: Judged) -> dict[str, Cell]:
-    """One row of `probe.csv`; the interval of AUROC is a bootstrap over documents."""
+    """One row of `probe.csv`; the interval of AUROC is a bootstrap over documents.
+
+    Of a probe that says NaN every metric is NaN.
+    """
+    counts: dict[str, Cell] = {"n_train": judged.n_train, "n_test": len(judged.targets)}
+    if np.isnan(judged.probabilities).any():
+        found: dict[str, Cell] = dict.fromkeys(METRICS, math.nan)
+    else:
+        found = _metrics(judged)
+    return {**judged.names, **counts, **found, "converged": "yes" if judged.converged else "no"}
+
+
+def _metrics(judged: Judged) -> dict[str, Cell]:
+    """Every metric of what a probe says."""
     scores, targets = judged.probabilities, judged.targets
     low, high = auroc_interval(
         scores, targets, judged.documents, n_resamples=N_RESAMPLES, seed=judged.seed
     )
     return {
-        **judged.names,
-        "n_train": judged.n_train,
-        "n_test": len(targets),
         "auroc": auroc(scores, targets),
         "auroc_low": low,
         "auroc_high": high,
@@ -102,7 +106,6 @@ def metrics_row(judged: Judged) -> dict[str, Cell]:
         "brier": brier(scores, targets),
         "recall_at_fpr_01": recall_at_false_positive_rate(scores, targets, 0.01),
         "recall_at_fpr_05": recall_at_false_positive_rate(scores, targets, 0.05),
-        "converged": "yes" if judged.converged else "no",
     }
 
 

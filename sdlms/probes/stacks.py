@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sdlms.acts.handle import Acts
 from sdlms.models.device import allocated_bytes
+from sdlms.numerics.splits import TRAIN
 from sdlms.probes.attention import AttentionNetwork
 from sdlms.probes.batches import ActsBatches
 from sdlms.probes.gated_bipolar import GatedBipolarNetwork
@@ -83,9 +83,9 @@ def fit_stack(
 
 
 def _network(kind: str, question: Question, data: ActsBatches) -> Network:
-    """The untrained network; what scales its input comes from documents that no seed tests on."""
+    """The untrained network; what scales a seed's input comes from what this seed trains on."""
     if kind == "mlp":
-        return MlpNetwork.scaled_to(data, question.never_tested)
+        return MlpNetwork.scaled_to(data, question.roles == TRAIN)
     return NETWORKS[kind]()
 
 
@@ -93,7 +93,8 @@ def probe_bytes(kind: str, n_units: int) -> int:
     """What a probe takes on disk at most, its checkpoints and what lies beside them included."""
     if kind not in NETWORKS and kind != "mlp":
         return 1000 + 3 * 8 * n_units
-    network = MlpNetwork(torch.zeros(1, 1), torch.ones(1, 1)) if kind == "mlp" else NETWORKS[kind]()
+    one = torch.ones(1, 1)
+    network = MlpNetwork.alone(one, one) if kind == "mlp" else NETWORKS[kind]()
     n_bytes = 4 * (sum(p.numel() for p in network.initial(n_units, 0).values()) + 2 * n_units)
     return 1000 + n_bytes + CHECKPOINT_COPIES * n_bytes
 
@@ -127,19 +128,10 @@ def _state(checkpoint: Path) -> dict[str, torch.Tensor] | None:
 
 
 def _write(kind: str, question: Question, part: Predictions, scores: Scores) -> None:
-    """Write what all members say of some examples, run by run of consecutive ones."""
+    """Write what all members say of some examples, in any order."""
     examples = question.offsets[part.documents]
     if part.tokens is not None:
         examples = examples + part.tokens
     order = np.argsort(examples)
-    for numbers, columns in _runs(examples[order], order):
-        for member, row in enumerate(part.probabilities[:, columns]):
-            scores.write(kind, member, int(numbers[0]), row)
-
-
-def _runs(
-    numbers: NDArray[np.int64], order: NDArray[np.int64]
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Ascending numbers cut into runs of consecutive ones, each with what belongs to it."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    return list(zip(np.split(numbers, breaks), np.split(order, breaks), strict=True))
+    for member, row in enumerate(part.probabilities[:, order]):
+        scores.write_at(kind, member, examples[order], row)

@@ -99,16 +99,9 @@ class ExampleStream:
             return
         wrong = block.documents[~block.x.isfinite().all(dim=1)].tolist()
         if wrong:
-            raise UserError(
-                f"an activation of document {self._name_of(wrong[0])} is NaN or infinite. "
-                "Leave the document out, or capture it again."
-            )
-
-    def _name_of(self, document: int) -> str:
-        if isinstance(self._x, Tensor):
-            return f"{document}"
-        layers = ", ".join(str(layer) for layer in self._x.layers)
-        return f"{document} ('{self._x.document_ids[document]}', layer {layers})"
+            if isinstance(self._x, Tensor):
+                raise not_finite(wrong[0])
+            raise not_finite(wrong[0], self._x.document_ids[wrong[0]], self._x.layers)
 
     def whole(self) -> Tensor:
         """All examples, `[example, unit]` float32; the only method that holds them at once."""
@@ -156,6 +149,24 @@ class ExampleStream:
         result = torch.full(places.shape, float("nan"))
         result[places] = values
         return result
+
+
+def not_finite(
+    document: int, document_id: str | None = None, layers: Sequence[int] = ()
+) -> UserError:
+    """What to say of an activation that is no number.
+
+    Args:
+        document: its index.
+        document_id: of the document, where it has one.
+        layers: of the activation.
+    """
+    numbers = ", ".join(str(layer) for layer in layers)
+    name = "" if document_id is None else f" ('{document_id}', layer {numbers})"
+    return UserError(
+        f"an activation of document {document}{name} is NaN or infinite. "
+        "Leave the document out, or capture it again."
+    )
 
 
 def truth_of(block: Block, truth: Tensor) -> Tensor:

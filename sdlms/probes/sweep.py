@@ -88,6 +88,8 @@ class Sweep:
         for member in range(len(trained.members)):
             save_probe(self._stem(kind, member), trained.probe(member))
         LOGGER.info(_endings(trained))
+        if lost := _lost(trained):
+            LOGGER.warning(lost)
         return [bool(each) for each in trained.converged]
 
     def _stem(self, kind: str, member: int) -> Path:
@@ -148,14 +150,24 @@ def _endings(trained: Trained) -> str:
     """How the probes of a stack came to their end, in one line."""
     settings, n_probes = trained.network.settings, len(trained.members)
     n_stopped = int(trained.converged.sum())
-    n_lost = int((~np.isfinite(trained.best_loss)).sum())
+    n_lost = len(trained.lost)
     line = (
         f"{trained.network.kind}: {n_stopped} of {n_probes} probes stopped after "
         f"{settings.patience} epochs without a better validation loss"
     )
     if n_limited := n_probes - n_stopped - n_lost:
         line += f", {n_limited} at the limit of {settings.max_epochs} epochs (converged = no)"
-    return f"{line}, {n_lost} have no finite loss (converged = no)" if n_lost else line
+    return line
+
+
+def _lost(trained: Trained) -> str:
+    """Which probes of a stack have learned nothing, in one line; empty where all have."""
+    if not (n_lost := len(trained.lost)):
+        return ""
+    return (
+        f"{trained.network.kind}: the validation loss of {n_lost} of {len(trained.members)} probes "
+        "never was a number; what they say is nan (converged = no)"
+    )
 
 
 def check_finite(pooled: Acts) -> None:

@@ -85,7 +85,7 @@ def _fit(kind: str, question: Question, scores: Scores, job: Job) -> list[Fitted
     tested = _Tokens(question, job.acts, question.tested_by(job.row))
     for member, probe in zip(members, probes, strict=True):
         for x, examples in tested.rows():
-            _write(scores, kind, member, examples, probe.predict(x).numpy())
+            scores.write_at(kind, member, examples, probe.predict(x).numpy())
     return [Fitted(*each) for each in zip(members, probes, converged, strict=True)]
 
 
@@ -143,17 +143,3 @@ def _judge_direction(question: Question, scores: Scores, job: Job, seed: int) ->
     for label, truth in enumerate(question.truth):
         turned = oriented(found, truth, train)
         scores.write(RANDOM_DIRECTION, job.first_member + label, 0, turned)
-
-
-def _write(
-    scores: Scores,
-    kind: str,
-    member: int,
-    examples: NDArray[np.int64],
-    values: NDArray[np.float32],
-) -> None:
-    """Write values at their examples, run by run."""
-    breaks = np.flatnonzero(np.diff(examples) != 1) + 1
-    for numbers, piece in zip(np.split(examples, breaks), np.split(values, breaks), strict=True):
-        if len(numbers):
-            scores.write(kind, member, int(numbers[0]), piece)

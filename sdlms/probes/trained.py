@@ -24,7 +24,8 @@ class Trained:
     Attributes:
         network: their kind.
         members: layers x seeds x labels.
-        params: `[member, ...]`.
+        params: `[member, ...]`; NaN where the loss never was a number, and so is what such a
+            probe says.
         best_loss: `[member]` float64, validation loss (mean cross-entropy in nats, no penalty);
             infinite where it never was a number.
         epochs: `[member]` int64, epochs until the member stopped.
@@ -40,10 +41,16 @@ class Trained:
     converged: NDArray[np.bool_]
     history: NDArray[np.float64]
 
+    @property
+    def lost(self) -> NDArray[np.int64]:
+        """Members whose loss never was a number."""
+        return np.flatnonzero(~np.isfinite(self.best_loss))
+
     def tensors_of(self, member: int) -> Params:
         """What one probe needs to predict."""
         params = {name: param[member : member + 1] for name, param in self.params.items()}
-        return self.network.member_tensors(params, int(self.members.layer[member]))
+        layer, seed = int(self.members.layer[member]), int(self.members.seed[member])
+        return self.network.member_tensors(params, layer, seed)
 
     def probe(self, member: int) -> Probe:
         """One of the probes, to predict with or to save."""

@@ -90,10 +90,13 @@ class Trainer:
         """The probes as they are best so far."""
         fitting = self._fitting
         stopped = fitting.since_best >= self.network.settings.patience
+        params = {name: param.clone() for name, param in fitting.best.items()}
+        for param in params.values():
+            param[~fitting.best_loss.isfinite().to(param.device)] = torch.nan
         return Trained(
             network=self.network,
             members=self.members,
-            params={name: param.clone() for name, param in fitting.best.items()},
+            params=params,
             best_loss=fitting.best_loss.numpy().copy(),
             epochs=fitting.epochs.numpy().copy(),
             converged=(stopped & fitting.best_loss.isfinite()).numpy(),

@@ -148,6 +148,8 @@ def find_any(artifacts: Path, reference: str) -> Run:
     Raises:
         UserError: there is no such folder.
     """
+    if not reference.strip():
+        raise UserError("no run is named. Give its name, its path, or latest.")
     if reference == "latest":
         published = list_runs(artifacts)
         return published[-1] if published else _latest(artifacts, None)
@@ -158,10 +160,21 @@ def find_any(artifacts: Path, reference: str) -> Run:
         for folder in (place, place.parent / hidden_name(place.name)):
             if is_folder(folder):
                 return Run(folder)
+    if inside := [place for place in places if has_meta(place.parent) and _is_file(place)]:
+        folder = inside[0].parent
+        raise UserError(f"{reference} is no run, but lies in one. Give the run's folder: {folder}")
     known = [run.name for run in list_runs(artifacts, partial=True)]
     close = difflib.get_close_matches(reference, known, n=1, cutoff=0.5)
     hint = f" Did you mean '{close[0]}'?" if close else " See: sdlms runs list"
     raise UserError(f"no run '{reference}' under {artifacts}/.{hint}")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file; False where it cannot be looked at."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _places(reference: str) -> list[Path]:

@@ -33,7 +33,9 @@ def read_labels(path: Path) -> list[Label]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
-            has_tokens = _check_columns(path, list(table.fieldnames or []))
+            columns = [name.strip() for name in table.fieldnames or []]
+            has_tokens = _check_columns(path, columns)
+            table.fieldnames = columns
             labels = [_label(f"{path}, line {table.line_num}", row, has_tokens) for row in table]
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}).") from None
@@ -58,6 +60,11 @@ def _check_columns(path: Path, columns: list[str]) -> bool:
                 f"{did_you_mean(name, columns)} Needed: {DOCUMENT},{LABEL} or "
                 f"{DOCUMENT},{TOKEN},{LABEL}."
             )
+    for name in (DOCUMENT, TOKEN, LABEL):
+        if columns.count(name) > 1:
+            raise UserError(
+                f"{path} has {columns.count(name)} columns '{name}'. Leave one of them."
+            )
     return TOKEN in columns
 
 
@@ -66,6 +73,8 @@ def _label(where: str, row: dict[str, str | None], has_tokens: bool) -> Label:
     document, label = row[DOCUMENT], row[LABEL]
     if not document or not label:
         raise UserError(f"{where}: {DOCUMENT} or {LABEL} is empty.")
+    if "\0" in document + label:
+        raise UserError(f"{where}: {DOCUMENT} or {LABEL} holds a NUL byte. Remove it.")
     if not has_tokens:
         return Label(document, None, label)
     token = row[TOKEN] or ""

@@ -53,6 +53,26 @@ class Scores:
             raise ValueError(f"examples {first}+{len(values)} are outside {self.n_examples}")
         self._writer.write(f"/{kind}/probabilities", member * self.n_examples + first, values)
 
+    def write_at(
+        self,
+        kind: str,
+        member: int,
+        examples: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> None:
+        """Note what one probe says of ascending examples, run by run of consecutive ones.
+
+        Raises:
+            ValueError: as in `write`, or not one value for each example.
+        """
+        breaks = np.flatnonzero(np.diff(examples) != 1) + 1
+        runs = zip(np.split(examples, breaks), np.split(values, breaks), strict=True)
+        if len(examples) != len(values):
+            raise ValueError(f"{len(values)} values for {len(examples)} examples")
+        for run, own in runs:
+            if len(run):
+                self.write(kind, member, int(run[0]), own)
+
     def finish(self, kind: str, converged: Sequence[bool] | NDArray[np.bool_]) -> None:
         """Say that a kind is complete, once everything of it has reached the disk."""
         self._writer.write(f"/{kind}/converged", 0, np.asarray(converged, dtype=np.uint8))

@@ -255,7 +255,7 @@ def test_of_several_sites_one_is_to_be_chosen(tmp_path: Path) -> None:
     store = {"mlp_act": "float16", "resid_post": "bfloat16"}
     header = Header("m", "", units, store, "gelu", gated=False)  # type: ignore[arg-type]
     create_activations(tmp_path / "a.h5", header, rows_with([2]))
-    with pytest.raises(UserError, match="holds the sites mlp_act, resid_post; choose one"):
+    with pytest.raises(UserError, match="choose one: site='mlp_act', or --site mlp_act"):
         file_source(tmp_path / "a.h5", tmp_path, None)
     with pytest.raises(UserError, match="holds no site 'attn_out', but mlp_act, resid_post"):
         file_source(tmp_path / "a.h5", tmp_path, "attn_out")

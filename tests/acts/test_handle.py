@@ -454,7 +454,7 @@ def test_the_spill_is_gone_however_the_loop_ends(
     assert list((tmp_path / "new/cache").iterdir())
     layers.close()  # type: ignore[attr-defined]
     assert not list((tmp_path / "new/cache").iterdir())
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match=r"Use it inside the loop, or call cache\(\) first"):
         first.realize()
 
     def interrupted() -> None:

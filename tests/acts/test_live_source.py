@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sdlms.acts.explain import cost_of
 from sdlms.acts.handle import Acts
-from sdlms.acts.live_source import LiveSource, live_source, rows_of
+from sdlms.acts.live_source import LiveSource, live_source
+from sdlms.acts.token_rows import rows_of
 from sdlms.errors import UserError
 from sdlms.models.architectures import Site
 from sdlms.models.recording import Keep, Key, Recording
-from sdlms.storage.rows import Rows
 from tests.acts.samples import Counting, acts_of, rows_with
 from tests.models.tiny_models import random_model
 
 LENGTHS = [5, 0, 9, 1, 9, 3]
-TOKENIZER = Path(__file__).parents[2] / "sdlms/assets/models/sdlms-medium"
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +243,18 @@ def test_bad_requests_are_one_clear_line(model: PreTrainedModel) -> None:
     refused("token ids must be 0 to 49", model, rows_of([[49], [50]]), 0, "mlp_act")
     refused("token ids must be 0 to 49", model, rows_of([[3, -1]]), 0, "mlp_act")
     refused("token ids must be 0 to 49", model, rows_of([[2**32 + 3]]), 0, "mlp_act")
+    refused("'None' is neither an index", model, rows, [[1], [1, 2]], "mlp_act")
+    for dtype in ("float64", "int8", torch.float32):
+        refused(
+            f"store_dtype '{dtype}' is none of float16, bfloat16, float32",
+            model,
+            rows,
+            0,
+            "mlp_act",
+            dtype,
+        )
+    for other in (3, None, torch.nn.Linear(1, 1)):
+        refused("is no transformers model, name or folder of one", other, rows, 0, "mlp_act")
     refused("no such model|nothing-like-it", "nothing-like-it", rows, 0, "mlp_act")
     short = random_model("gpt2")  # it reads 32
     refused(
@@ -272,61 +283,6 @@ def test_a_model_that_is_trained_meanwhile_is_refused_too(model: PreTrainedModel
             acts.realize()
     finally:
         model.eval()
-
-
-# Tokens in any form
-
-
-def pieces(rows: Rows) -> list[list[int]]:
-    return [
-        rows.ids[a:b].tolist() for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)
-    ]
-
-
-def test_tokens_come_in_several_forms() -> None:
-    expected = [[5, 6], [], [7]]
-    rows = rows_of(expected)
-    assert pieces(rows) == expected and rows_of(rows) is rows
-    assert rows.ids.dtype == np.int32 and rows.mask.all() and rows.document_ids == ["0", "1", "2"]
-    for form in (
-        [np.array([5, 6]), np.array([], dtype=np.int64), torch.tensor([7])],
-        {"input_ids": expected},
-        {"input_ids": torch.tensor([[5, 6], [0, 0], [7, 0]]),
-         "attention_mask": torch.tensor([[1, 1], [0, 0], [1, 0]])},
-        {"input_ids": [[5, 6], [0, 0], [0, 7]], "attention_mask": [[1, 1], [0, 0], [0, 1]]},
-    ):  # fmt: skip
-        assert pieces(rows_of(form)) == expected
-    assert rows_of([]).n_documents == 0
-    assert pieces(rows_of(torch.tensor([[1, 2], [3, 4]]))) == [[1, 2], [3, 4]]  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_on_either_side_gives_the_same_rows(side: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, padding_side=side)
-    texts = ["The river turned north.", "Yes", "It carried boats past farms toward the sea."]
-    alone = [tokenizer(text)["input_ids"] for text in texts]
-    padded = tokenizer(texts, padding=True, return_tensors="pt")
-    assert padded["attention_mask"].min() == 0
-    assert pieces(rows_of(padded)) == alone
-    assert pieces(rows_of(tokenizer(texts))) == alone
-
-
-@pytest.mark.parametrize(
-    ("tokens", "message"),
-    [
-        ([1, 2, 3], "a list of token ids is needed for each document"),
-        ([[1.0, 2.0]], "a list of token ids"),
-        (["text"], "a list of token ids"),
-        ([[[1]]], "a list of token ids"),
-        ({"input_ids": [1, 2]}, "a list of token ids"),
-        ({"ids": [[1]]}, "tokens hold ids; input_ids are needed"),
-        ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, "different shapes"),
-        ({"input_ids": [[1, 2]], "attention_mask": [[1, 1], [1, 1]]}, "different shapes"),
-    ],
-)
-def test_what_are_no_tokens_is_one_clear_line(tokens: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        rows_of(tokens)
 
 
 # Its key

@@ -67,6 +67,9 @@ def test_nothing_is_run_before_it_is_asked_for(model: PreTrainedModel) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"store_dtype": "float64"}, "store_dtype 'float64' is none of float16, bfloat16, float32"),
+        ({"tokens": None}, "a list of token ids is needed for each document"),
+        ({"model": 3}, "collect: 3 is no transformers model"),
         ({"site": "nowhere"}, "site 'nowhere' is none of"),
         ({"layers": 3}, "there is no layer 3"),
         ({"layers": [1, 1]}, "names a layer twice"),
@@ -125,6 +128,10 @@ def test_texts_go_through_a_model_by_name(tiny_model: Path) -> None:
         (["a", ""], None, "tokens_of: text 1 is empty"),
         ([], None, "tokens_of: there are no texts"),
         (["a"], ["x", "y"], "tokens_of: 2 tasks for 1 texts"),
+        ("hello", None, "tokens_of: a list of texts is needed, got 'hello'"),
+        (None, None, "tokens_of: a list of texts is needed, got None"),
+        (["a", "b"], "xy", "tokens_of: a list of tasks is needed, got 'xy'"),
+        (["a", None], None, "tokens_of: text 1 is no text, but a NoneType"),
     ],
 )
 def test_texts_that_cannot_be_used_are_one_clear_line(
@@ -191,6 +198,20 @@ def test_runs_are_looked_for_where_the_user_says(
         load_acts("latest")
     with pytest.raises(UserError, match=r"under .*here/"):
         load_acts("latest", artifacts=tmp_path / "here")
+
+
+def test_a_folder_of_runs_may_be_text(tmp_path: Path) -> None:
+    for folder in (tmp_path, str(tmp_path)):
+        with pytest.raises(UserError, match=f"no completed 'capture' run under {tmp_path}/"):
+            load_acts("latest", artifacts=folder)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"), [("", "no run is named"), (3, "a run, a path or a name is needed")]
+)
+def test_what_names_no_run_is_one_clear_line(tmp_path: Path, reference: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_acts(reference, artifacts=tmp_path)
 
 
 def test_reading_a_file_imports_no_transformers(tmp_path: Path) -> None:

@@ -111,6 +111,10 @@ REFUSALS: dict[str, tuple[Callable[[Acts], Any], str]] = {
     "half a layer": (lambda a: a.select_layers([1.5]), "select_layers: takes a number"),
     "a layer's name": (lambda a: a.select_layers("1"), "select_layers: takes a number"),
     "a mask of layers": (lambda a: a.select_layers([True, False]), "select_layers: takes a number"),
+    "ragged layers": (lambda a: a.select_layers([[1], [1, 2]]), "select_layers: takes a number"),
+    "ragged documents": (lambda a: a.slice_batch([[0, 1], [2]]), "slice_batch: takes a slice"),
+    "no device": (lambda a: a.to(None), "to: 'None' is no device"),
+    "half a batch": (lambda a: a.iter_batches(1.5), "iter_batches: the batch size .* got 1.5"),
     "layers without l": (
         lambda a: a.select_layers(1).select_layers(1),
         "select_layers: these activations have dims 'bsh', no l",

@@ -31,6 +31,14 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "double": ({"tensor": X.double()}, "the tensor is torch.float64; float16, bfloat16 or float32"),
     "integers": ({"tensor": X.int()}, "the tensor is torch.int32"),
+    "no tensor": (
+        {"tensor": [[1.0]], "dims": "bh"},
+        "a tensor or a numpy array is needed",
+    ),
+    "objects": ({"tensor": np.array([[None]]), "dims": "bh"}, "the tensor cannot be made of a nda"),
+    "no units": ({"tensor": X[..., :0]}, r"the tensor \[2, 3, 4, 0\] has no units"),
+    "ragged mask": ({"mask": [[1], [1, 0]]}, "the mask cannot be made of a list"),
+    "mask of words": ({"mask": "ab"}, "the mask cannot be made of a str"),
     "few layers": ({"layers": [1]}, r"layers=\[1\]: 3 different ones"),
     "a layer twice": ({"layers": [1, 1, 2]}, r"layers=\[1, 1, 2\]: 3 different ones"),
     "negative layer": ({"layers": [0, 1, -1]}, "from 0 on"),
@@ -45,6 +53,17 @@ def test_what_does_not_fit_together_is_refused_in_one_line(what: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
         Acts(**{"tensor": X, "dims": "blsh", "mask": MASK, **arguments})
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mask", [MASK, MASK.numpy(), MASK.bool().numpy(), MASK.tolist()])
+def test_arrays_and_lists_are_taken_as_tensors_are(mask: Any) -> None:
+    expected = Acts(X, "blsh", MASK).mean_pool().realize().tensor
+    locked = X.numpy().copy()
+    locked.setflags(write=False)
+    for x in (X, X.numpy(), locked, X.numpy()[::-1][::-1], X.numpy().copy(order="F")):
+        assert torch.equal(Acts(x, "blsh", mask).mean_pool().realize().tensor, expected)
+    backwards = Acts(X.numpy()[::-1], "blsh", MASK.flip(0)).mean_pool().realize().tensor
+    assert torch.equal(backwards, expected.flip(0))
 
 
 def test_padding_is_what_lies_behind_the_last_readable_token() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdlms.errors import UserError
 from sdlms.probes import logistic_fit, newton
-from sdlms.probes.logistic_fit import fit_logistic, fit_many, standardised
+from sdlms.probes.logistic_fit import fit_logistic, standardised
 
 KINDS = ["plain", "separable", "constant", "outlier", "correlated", "rare", "offset"]
 
@@ -80,14 +80,6 @@ def test_swapped_classes_swap_the_sign() -> None:
     one, other = fit_logistic(x, y), fit_logistic(x, ~y)
     np.testing.assert_allclose(one.weight, -other.weight, atol=1e-4)
     assert one.bias == pytest.approx(-other.bias, abs=1e-4)
-
-
-def test_many_fits_are_the_single_fits_in_order() -> None:
-    problems = [data("plain", 100 + 7 * seed, 5 + seed, seed) for seed in range(7)]
-    for (x, y), fit in zip(problems, fit_many(iter(problems), 2, c=0.5), strict=True):
-        alone = fit_logistic(x, y, c=0.5)
-        np.testing.assert_allclose(fit.weight, alone.weight, rtol=1e-9, atol=1e-12)
-        assert fit.n_iterations == alone.n_iterations
 
 
 def test_a_fit_that_does_not_converge_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdlms.acts.handle import Acts
 from sdlms.probes import stacks
 from sdlms.probes.kinds import KINDS
 from sdlms.probes.question import Question
@@ -50,7 +51,8 @@ def test_documents_are_judged_at_their_places(tmp_path: Path, kind: str) -> None
     with scores_of(tmp_path, question) as scores:
         trained = fit_stack(kind, question, acts, scores, workshop(tmp_path), seed=0)
         assert_members_judge_as_they_predict(kind, question, trained, scores)
-        never = question.never_tested
+        never = np.setdiff1d(np.arange(18), question.tested)
+        assert len(never)
         assert all((scores.read(kind, m)[never] == 7).all() for m in range(len(question.members)))
 
 
@@ -91,6 +93,46 @@ def test_tokens_in_any_order_are_written_at_their_places(tmp_path: Path) -> None
             found = scores.read("mlp", member)
             assert np.array_equal(found[examples], sign * examples)
             assert (np.delete(found, examples) == 7).all()
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_a_seed_learns_the_same_whatever_other_seeds_are_asked_for(
+    tmp_path: Path, by_token: bool
+) -> None:
+    found = []
+    for seeds in ((1,), (0, 1, 2)):
+        question = question_of(some_acts(30, shift=2.0), seeds, by_token=by_token)
+        acts = question.acts if by_token else question.acts.mean_pool().realize()
+        folder = tmp_path / str(len(seeds))
+        folder.mkdir()
+        with scores_of(folder, question) as scores:
+            trained = fit_stack("mlp", question, acts, scores, workshop(folder), seed=0)
+            row = seeds.index(1)
+            tested = question.tested_examples(row)
+            members = np.flatnonzero(question.members.seed == row).tolist()
+            found.append([scores.read("mlp", member)[tested] for member in members])
+        assert np.isfinite(trained.best_loss).all()
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_what_a_seed_tests_on_does_not_scale_what_it_reads(tmp_path: Path) -> None:
+    found = []
+    for factor in (1.0, 10.0):
+        question = question_of(some_acts(30, shift=2.0), (1, 2))
+        pooled = question.acts.mean_pool().realize()
+        x = pooled.tensor.clone()
+        x[question.tested_by(0)] *= factor
+        acts = Acts(x, "blh", layers=LAYERS)
+        (folder := tmp_path / str(factor)).mkdir()
+        with scores_of(folder, question) as scores:
+            trained = fit_stack("mlp", question, acts, scores, workshop(folder), seed=0)
+        members = np.flatnonzero(question.members.seed == 0).tolist()
+        found.append([trained.tensors_of(member) for member in members])
+    for one, other in zip(*found, strict=True):
+        for name in one:
+            np.testing.assert_allclose(one[name], other[name], atol=1e-4, err_msg=name)
+        assert np.array_equal(one["mean"], other["mean"])
+        assert np.array_equal(one["std"], other["std"])
 
 
 @pytest.mark.parametrize("kept_seconds", [0.0, 1e9])

@@ -12,6 +12,7 @@ from sdlms.acts.handle import Acts
 from sdlms.errors import UserError
 from sdlms.probes.controls import CONTROLS
 from sdlms.probes.kinds import KINDS
+from sdlms.probes.members import Members
 from sdlms.probes.question import LEARNING, Question
 from sdlms.probes.saving import load_probe
 from sdlms.probes.sweep import Sweep, check_finite
@@ -128,12 +129,12 @@ def test_epochs_that_ran_out_are_told_from_a_loss_that_is_no_number(
     from sdlms.probes.batches import ActsBatches
     from sdlms.probes.lesson import Lesson
     from sdlms.probes.mlp import MlpNetwork, MlpSettings
-    from sdlms.probes.sweep import _endings
+    from sdlms.probes.sweep import _endings, _lost
     from sdlms.probes.training import train
 
     question = question_of(some_acts(20, shift=1.0))
     data = ActsBatches(question.acts.mean_pool().realize())
-    network = MlpNetwork.scaled_to(data, np.arange(20), MlpSettings(max_epochs=3))
+    network = MlpNetwork.scaled_to(data, np.ones((2, 20), dtype=bool), MlpSettings(max_epochs=3))
     trained = train(network, Lesson(data, question.targets, question.split))
     assert _endings(trained) == (
         "mlp: 0 of 4 probes stopped after 10 epochs without a better validation loss, "
@@ -144,10 +145,44 @@ def test_epochs_that_ran_out_are_told_from_a_loss_that_is_no_number(
     some = replace(trained, converged=converged, best_loss=losses)
     assert _endings(some).endswith(
         "mlp: 2 of 4 probes stopped after 10 epochs without a better validation loss, "
-        "1 at the limit of 3 epochs (converged = no), 1 have no finite loss (converged = no)"
+        "1 at the limit of 3 epochs (converged = no)"
+    )
+    assert _lost(some) == (
+        "mlp: the validation loss of 1 of 4 probes never was a number; what they say is nan "
+        "(converged = no)"
     )
     all_stopped = replace(trained, converged=np.ones(4, dtype=bool), best_loss=np.ones(4))
     assert _endings(all_stopped).endswith("a better validation loss")
+    assert _lost(all_stopped) == ""
+
+
+def test_probes_that_never_had_a_loss_are_warned_of_and_say_nan(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdlms.probes.scoring import METRICS, best_lines, metrics_row
+    from sdlms.probes.training import Trainer
+
+    losses = Trainer._validation_losses
+
+    def lost_at_layer_1(self: Trainer, members: Members) -> torch.Tensor:
+        found = losses(self, members)
+        return torch.where(torch.from_numpy(members.layer == 0), math.nan, found)
+
+    monkeypatch.setattr(Trainer, "_validation_losses", lost_at_layer_1)
+    question = question_of(some_acts(20, shift=2.0))
+    with scores_for(tmp_path, question) as scores:
+        sweep = sweep_of(tmp_path, question, scores)
+        with caplog.at_level(logging.WARNING):
+            sweep.run("mlp")
+        rows = [metrics_row(each) for each in sweep.judged(["mlp"])]
+        said = {row["probability"] for row in sweep.predictions(["mlp"]) if row["layer"] == 1}
+    assert "mlp: the validation loss of 2 of 4 probes never was a number" in caplog.text
+    assert said == {"nan"}
+    for row in rows:
+        assert all(math.isnan(float(row[name] or 0)) == (row["layer"] == 1) for name in METRICS)
+        assert row["layer"] == 4 or row["converged"] == "no"
+    (line,) = best_lines(rows)
+    assert line.endswith("at layer 4, its best")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

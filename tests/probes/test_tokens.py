@@ -13,7 +13,7 @@ from sdlms.probes.controls import random_direction
 from sdlms.probes.logistic import LogisticProbe
 from sdlms.probes.mass_mean import MassMeanProbe
 from sdlms.probes.question import LEARNING, Question, ask
-from sdlms.probes.tokens import _write, fit_tokens
+from sdlms.probes.tokens import fit_tokens
 from sdlms.storage.scores import Scores
 from tests.probes.questions import LAYERS, question_of, some_acts, tasks_of, tokens_of
 
@@ -96,15 +96,3 @@ def test_a_block_without_a_usable_token_is_passed_over(
     with Scores(tmp_path / "s.h5", KINDS, len(question.members), len(usable)) as scores:
         for kind in KINDS:
             assert len(list(fit_tokens(kind, hollow, scores, threads=1))) == len(question.members)
-
-
-def test_values_are_written_run_by_run(tmp_path: Path) -> None:
-    examples = np.array([1, 2, 3, 7, 9, 10])
-    values = np.arange(6, dtype=np.float32) + 10
-    with Scores(tmp_path / "s.h5", KINDS, 1, 12) as scores:
-        scores.write("logistic", 0, 0, np.zeros(12, dtype=np.float32))
-        _write(scores, "logistic", 0, examples, values)
-        _write(scores, "logistic", 0, examples[:0], values[:0])
-        found = scores.read("logistic", 0)
-    assert found[examples].tolist() == values.tolist()
-    assert found.sum() == values.sum()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -34,9 +36,8 @@ def alone(kind: str, layer: int, seed: int, label: int) -> Trained:
     targets = Targets(toy_targets().labels[label : label + 1])
     network = toy_network(kind)
     if kind == "mlp":
-        network = type(network)(
-            network.mean[layer, None], network.std[layer, None], network.settings
-        )
+        parts = (network.centre, network.scale, network.mean, network.std)
+        network = type(network)(*(part[layer, None] for part in parts), network.settings)
     return train(network, toy_lesson((seed,), acts=acts, targets=targets))
 
 
@@ -118,12 +119,18 @@ def test_the_limit_of_epochs_is_no_convergence() -> None:
 
 def test_a_loss_that_is_no_number_never_wins() -> None:
     acts = toy_acts(tokens=False).realize().tensor.clone()
-    acts[:, 1] = float("inf")
-    found = train(toy_network("mlp", patience=2), toy_lesson(acts=Acts(acts, "blh")))
+    acts[:, 1] = 3e38  # finite, but not what becomes of it
+    network = toy_network("mlp", patience=2)
+    network = replace(network, scale=network.scale / 1000)
+    found = train(network, toy_lesson(acts=Acts(acts, "blh")))
     second = found.members.layer == 1
     assert np.isinf(found.best_loss[second]).all()
     assert not found.converged[second].any()
     assert np.isfinite(found.best_loss[~second]).all()
+    assert found.lost.tolist() == np.flatnonzero(second).tolist()
+    for param in found.params.values():
+        assert param[second].isnan().all()
+        assert param[~second].isfinite().all()
 
 
 def validation_labels_turned() -> tuple[Lesson, Lesson]:

@@ -72,7 +72,10 @@ def toy_network(kind: str, n_layers: int = 2, max_epochs: int = 6, patience: int
     schedule = {"max_epochs": max_epochs, "patience": patience, "learning_rate": 0.01}
     schedule |= {"batch_documents": 8, "read_documents": 16, "step_tokens": 20, "least_gain": 0.0}
     if kind == "mlp":
-        return MlpNetwork(mean, mean.abs() + 0.5, MlpSettings(hidden=6, **schedule))
+        # All seeds alike, since a seed's row depends on which others there are.
+        seeds = mean[:, None].expand(-1, 4, -1)
+        settings = MlpSettings(hidden=6, **schedule)
+        return MlpNetwork(mean / 2 + 1, mean.abs() + 2, seeds, seeds.abs() + 0.5, settings)
     if kind == "attention":
         widths = {"scorer_hidden": 6, "classifier_hidden": 5, "classifier_second": 4}
         return AttentionNetwork(AttentionSettings(**widths, **schedule))

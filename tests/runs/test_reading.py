@@ -262,6 +262,27 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, reference: str) -> None:
         find_run(tmp_path, reference)
 
 
+@pytest.mark.parametrize("reference", ["", " "])
+def test_no_name_is_said_to_be_none(tmp_path: Path, reference: str) -> None:
+    make_run(tmp_path)
+    for find in (find_run, find_any):
+        with pytest.raises(UserError, match="no run is named"):
+            find(tmp_path, reference)
+
+
+def test_a_file_of_a_run_leads_to_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path)
+    monkeypatch.chdir(run.path)
+    for reference in (str(run.path / "meta.jsonl"), "meta.jsonl", f"../{run.name}/meta.jsonl"):
+        with pytest.raises(UserError, match=f"lies in one. Give the run's folder: .*{run.name}$"):
+            find_run(tmp_path, reference)
+    for reference in (str(run.path / "nothing.h5"), "x" * 5000):
+        with pytest.raises(UserError, match="no run '"):
+            find_run(tmp_path, reference)
+
+
 def test_an_unknown_name_gets_a_suggestion(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     with pytest.raises(UserError, match=f"Did you mean '{run.name}'"):

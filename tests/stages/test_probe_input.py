@@ -14,6 +14,7 @@ from tests.stages.probe_runs import (
     newest,
     noise,
     published,
+    table,
     write_labels,
 )
 
@@ -37,6 +38,13 @@ def zipped(*columns: object) -> list[tuple[object, ...]]:
     return list(zip(IDS, *columns, strict=True))  # type: ignore[call-overload]
 
 
+def test_seeds_may_test_on_every_document(cli: Cli, work: Path) -> None:
+    published(work, noise(N_DOCUMENTS))
+    assert cli("probe", "--kinds", "mlp", "--layers", 1, "--seeds", 25, "--quiet") == 0
+    rows = [row for row in table(newest(work)) if row["kind"] == "mlp"]
+    assert [int(row["seed"]) for row in rows] == list(range(25))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -48,7 +56,6 @@ def zipped(*columns: object) -> list[tuple[object, ...]]:
         (["--level", "word"], "--level: expected one of document, token"),
         (["--pool", "sum"], "--pool: expected one of mean, max, last"),
         (["--seeds", "0"], "--seeds must be >= 1, got 0."),
-        (["--seeds", "40"], "--seeds 40: together they test on every document"),
         (["--labels", "tasks"], "--labels tasks: neither 'task' nor a file that exists."),
         (["--labels", "."], "--labels .: neither"),
         (["--layers", "2"], "layer 2 was not captured; "),
@@ -220,7 +227,8 @@ def test_what_is_no_number_is_found_before_any_fit(
     cli: Cli, work: Path, capsys: Streams, level: str, value: float
 ) -> None:
     published(work, with_a_nan(noise(N_DOCUMENTS), 3, 7, value))
-    assert cli("probe", "--level", level, "--pool", "max", "--quiet") == 2
+    pool = ["--pool", "max"] if level == "document" else []
+    assert cli("probe", "--level", level, *pool, "--quiet") == 2
     err = capsys.readouterr().err
     assert f"sdlms: layer 3, document {IDS[7]}: an activation is NaN or infinite." in err
     (partial,) = [r for r in list_runs(work / "artifacts", partial=True) if r.stage == "probe"]

@@ -103,7 +103,7 @@ def test_single_tokens_have_labels_and_most_have_none(cli: Cli, work: Path) -> N
         assert (row["target"] == "1") == (label == "nothing")
     for row in table(run):
         if row["kind"] in KINDS and row["layer"] == "3":
-            assert float(row["auroc"]) > 0.97, row
+            assert float(row["auroc"]) > 0.96, row
         if row["kind"] == "shuffled_labels":
             assert 0.2 < float(row["auroc"]) < 0.8, row
     assert_rows_agree_with_predictions(run)

@@ -19,6 +19,11 @@ def test_documents_with_a_mark_in_front_and_columns_beside(tmp_path: Path) -> No
     assert found == [Label("d1", None, "yes"), Label("d2", None, 'né "x"')]
 
 
+def test_blanks_around_names_and_further_columns_of_one_name(tmp_path: Path) -> None:
+    text = "document_id , label,note,note,,\nd1,yes,1,2,,\n"
+    assert read_labels(write(tmp_path / "t.csv", text)) == [Label("d1", None, "yes")]
+
+
 def test_tokens_in_their_order(tmp_path: Path) -> None:
     text = "document_id,token,label\nd1,10,a\nd1,2,b\nd0,007,a\n"
     found = read_labels(write(tmp_path / "t.csv", text))
@@ -47,6 +52,11 @@ def test_a_row_that_comes_twice_counts_once(tmp_path: Path) -> None:
         ("document_id,token,label\nd,1e2,a\n", "token '1e2' is no index"),
         ("document_id,label\nd,a\nd,b\n", "document d has two labels"),
         ("document_id,token,label\nd,3,a\nd,3,b\n", "document d, token 3, has two labels"),
+        ("document_id,label,label\nd,a,b\n", "has 2 columns 'label'. Leave one of them."),
+        ("document_id, document_id ,label\nd,e,a\n", "has 2 columns 'document_id'"),
+        ("document_id,token,token,label\nd,1,2,a\n", "has 2 columns 'token'"),
+        ("document_id,label\nd,a\0b\n", "line 2: document_id or label holds a NUL byte"),
+        ("document_id,label\nd\0,a\n", "line 2: document_id or label holds a NUL byte"),
         (f"document_id,label\nd,{'a' * 200_000}\n", "is no CSV table in UTF-8 (field larger"),
     ],
 )

@@ -24,6 +24,20 @@ def test_values_come_back_whatever_the_order_and_pieces(tmp_path: Path) -> None:
         assert scores.read("shuffled_labels", 1)[3] == 9
 
 
+def test_values_are_written_run_by_run(tmp_path: Path) -> None:
+    examples = np.array([1, 2, 3, 7, 9, 10])
+    values = np.arange(6, dtype=np.float32) + 10
+    with Scores(tmp_path / "s.h5", KINDS, 2, 12) as scores:
+        scores.write("logistic", 1, 0, np.zeros(12, dtype=np.float32))
+        scores.write_at("logistic", 1, examples, values)
+        scores.write_at("logistic", 1, examples[:0], values[:0])
+        found = scores.read("logistic", 1)
+        with pytest.raises(ValueError, match="5 values for 6 examples"):
+            scores.write_at("logistic", 1, examples, values[:5])
+    assert found[examples].tolist() == values.tolist()
+    assert found.sum() == values.sum()
+
+
 def test_a_kind_is_done_when_that_is_said_and_stays_so(tmp_path: Path) -> None:
     path = tmp_path / "scores.h5"
     with Scores(path, KINDS, 3, 2) as scores:
