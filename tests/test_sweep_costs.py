@@ -9,8 +9,9 @@ import torch
 
 from sdlms.acts.file_source import FileSource
 from sdlms.acts.handle import Acts
-from sdlms.acts.live_source import LiveSource, live_source, rows_of
+from sdlms.acts.live_source import LiveSource, live_source
 from sdlms.acts.opening import load_acts
+from sdlms.acts.token_rows import rows_of
 from sdlms.probes.mass_mean import MassMeanProbe
 from tests.models.tiny_models import random_model
 
