@@ -17,10 +17,8 @@ from sdlms.errors import UserError
 from sdlms.storage.activations import (
     ActivationsReader,
     Header,
-    Key,
     Place,
     dataset_name,
-    numpy_dtype,
 )
 from sdlms.storage.flat import Array
 
@@ -113,13 +111,6 @@ class OpenRows:
                 buffers[0] = buffers[0][n_read:]
         return offset
 
-    def read(self, name: str, first: int, last: int) -> Array:
-        """Rows `first .. last` of ids, mask or activations, as they lie on disk."""
-        place = self._file.places[name]
-        raw = np.empty((last - first, place.row_bytes), dtype=np.uint8)
-        self.read_into(name, first, [raw])
-        return raw
-
     def expect(self, name: str, first: int, last: int) -> None:
         """Say that rows will be read soon; the system may fetch them meanwhile."""
         advise = getattr(os, "posix_fadvise", None)
@@ -159,10 +150,3 @@ def find_rows(path: Path) -> RowFile:
 def _state(status: os.stat_result) -> tuple[int, ...]:
     """What changes when a file is replaced or written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def stored_shape(
-    header: Header, key: Key, n_rows: int
-) -> tuple[tuple[int, int], np.dtype[np.generic]]:
-    """Shape and type of some rows as they lie on disk; bfloat16 as uint16."""
-    return (n_rows, header.units[key]), numpy_dtype(header.store_dtype[key[0]])
