@@ -51,8 +51,8 @@ OWNERS = {
     "pyarrow": {"storage"},
     "accelerate": {"models"},
     "sklearn": {"probes"},
-    "scipy": {"probes"},
-    "threadpoolctl": {"probes"},
+    "scipy": {"probes", "sae"},
+    "threadpoolctl": {"probes", "sae"},
 }
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = ["torch", "transformers", "sae_lens", "networkx", "pandas", "h5py", "numpy"]
