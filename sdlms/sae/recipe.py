@@ -63,6 +63,6 @@ class Recipe:
 
     def coefficient_at(self, step: int) -> float:
         """The weight of the sparsity term in update `step`, from 0; as sae-lens has it."""
-        if COEFFICIENTS[self.kind] == "k":
+        if COEFFICIENTS[self.kind] == "k" or step >= self.warm_up_steps:
             return self.coefficient
-        return self.coefficient * min(1.0, step / max(1, self.warm_up_steps or step))
+        return self.coefficient * (step / self.warm_up_steps)
