@@ -231,6 +231,19 @@ def architecture_for(config: PreTrainedConfig) -> Architecture:
     return architecture
 
 
+def check_causal(config: PreTrainedConfig) -> None:
+    """Make sure that the model predicts next tokens.
+
+    Raises:
+        UserError: If it is an encoder, or the table does not describe it.
+    """
+    if not architecture_for(config).causal:
+        raise UserError(
+            f"model_type '{config.model_type}' is an encoder: it predicts no next token, so its "
+            "residuals have no logits. Use a causal model."
+        )
+
+
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config that holds the text model's sizes; a part of the whole where there are images."""
     return config.get_text_config()

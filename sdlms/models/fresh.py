@@ -2,16 +2,27 @@
 
 import copy
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+Kind = Literal["base", "causal"]
+"""A model without its head, or with the one that predicts next tokens."""
 
 
-def fresh_model(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
-    """The base model of a config with the family's own initialisation, in float32 on the CPU.
+def auto_class(kind: Kind) -> "type[_BaseAutoModelClass]":
+    """What builds models of this kind, whatever their family."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    return AutoModel if kind == "base" else AutoModelForCausalLM
+
+
+def fresh_model(config: "PreTrainedConfig", seed: int, kind: Kind = "base") -> "PreTrainedModel":
+    """A model of a config with the family's own initialisation, in float32 on the CPU.
 
     The weights depend on config, seed, torch and transformers only: neither on the device and type
     that the model will compute in, nor on the random state of this process, which stays as it is.
@@ -20,28 +31,28 @@ def fresh_model(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
     Args:
         config: as the trained model has it; it is not changed.
         seed: from 0, below 2**64.
+        kind: the base model of a causal one has the same weights as without the head.
     """
-    from transformers import AutoModel
-
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = auto_class(kind).from_config(  # type: ignore[no-untyped-call]
             copy.deepcopy(config), dtype=torch.float32
         )
     return model
 
 
-def empty_model(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrainedModel":
-    """The base model of a config on the meta device: modules and shapes, no memory.
+def empty_model(
+    config: "PreTrainedConfig", dtype: torch.dtype, kind: Kind = "base"
+) -> "PreTrainedModel":
+    """A model of a config on the meta device: modules and shapes, no memory.
 
     Args:
         config: it is not changed.
         dtype: of the weights that it would have.
+        kind: with its head or without.
     """
-    from transformers import AutoModel
-
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = auto_class(kind).from_config(  # type: ignore[no-untyped-call]
             copy.deepcopy(config), dtype=dtype
         )
     return model

@@ -1,4 +1,4 @@
-"""Find a model by embedded name, folder or hub id; load its tokenizer and its base model.
+"""Find a model by embedded name, folder or hub id; load its tokenizer and the model itself.
 
 Finding reads the config only; weights are fetched, hashed and loaded later, so that settings can
 be checked first. Weights are safetensors, or fresh ones for a control; code that comes with a model
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdlms.errors import UserError, did_you_mean
+from sdlms.models.architectures import check_causal
 from sdlms.models.failures import MALFORMED, one_line_errors, quiet_transformers, reason_of
-from sdlms.models.fresh import empty_model, fresh_model, state_hash
+from sdlms.models.fresh import Kind, auto_class, empty_model, fresh_model, state_hash
 from sdlms.models.hub_files import fetch, fetch_weights, weight_files
-from sdlms.models.spreading import Spread
+from sdlms.models.spreading import Spread, with_head
 from sdlms.progress import LOGGER
 from sdlms.storage.assets import asset_folder
 from sdlms.storage.cards import CONFIG_FILE, embedded_models
@@ -168,7 +169,7 @@ def weight_hashes(source: ModelSource) -> dict[str, str]:
     """
     if source.reinit_seed is not None:
         LOGGER.info(f"making fresh weights for {source.name} from seed {source.reinit_seed}")
-        return {"state": state_hash(_fresh(source, config_hashes(source)[CONFIG_FILE]))}
+        return {"state": state_hash(_fresh(source, config_hashes(source)[CONFIG_FILE], "base"))}
     if source.commit is not None:
         LOGGER.info(f"fetching the weights of {source.name}, unless they are cached")
         fetch_weights(source.name, source.commit)
@@ -179,10 +180,10 @@ def weight_hashes(source: ModelSource) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _fresh(source: ModelSource, config_sha256: str) -> "PreTrainedModel":
+def _fresh(source: ModelSource, config_sha256: str, kind: Kind) -> "PreTrainedModel":
     """A model with fresh weights, kept from hashing to loading: a large one takes minutes."""
     with one_line_errors(source.name):
-        return fresh_model(load_config(source), source.reinit_seed or 0)
+        return fresh_model(load_config(source), source.reinit_seed or 0, kind)
 
 
 def load_base_model(
@@ -199,9 +200,44 @@ def load_base_model(
     Raises:
         UserError: the weights cannot be read, do not fit the config, or do not fit the memory.
     """
+    return _load("base", source, dtype, device, spread)
+
+
+def load_causal_model(
+    source: ModelSource, dtype: torch.dtype, device: torch.device, spread: Spread | None = None
+) -> "PreTrainedModel":
+    """The model with its head, ready to predict next tokens: evaluation mode, no gradients.
+
+    Its `base_model` has the weights that `load_base_model` gives, fresh ones too.
+
+    Args:
+        source: what `find_model` found, with its own or with fresh weights.
+        dtype: of the weights.
+        device: where they go, unless they are spread.
+        spread: how its base model is spread over several devices; the head follows.
+
+    Raises:
+        UserError: it is an encoder (no weights are read), or as `load_base_model`; a model that was
+            saved without its head lacks tensors.
+    """
+    config = load_config(source)
+    check_causal(config)
+    _fresh.cache_clear()  # what was hashed has no head
+    spread = None if spread is None else with_head(spread, config)
+    return _load("causal", source, dtype, device, spread)
+
+
+def _load(
+    kind: Kind,
+    source: ModelSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    spread: Spread | None,
+) -> "PreTrainedModel":
+    """A model with all its weights, with or without its head."""
     place = f"the memory of {device} in {dtype}"
     with one_line_errors(source.name, place), quiet_transformers():
-        model, missing = _read_weights(source, dtype, spread)
+        model, missing = _read_weights(kind, source, dtype, spread)
         if spread is None:
             model.to(device)  # type: ignore[arg-type]
     # transformers would fill these with random numbers. BERT's pooler is not part of any block.
@@ -215,15 +251,16 @@ def load_base_model(
 
 
 def _read_weights(
-    source: ModelSource, dtype: torch.dtype, spread: Spread | None
+    kind: Kind,
+    source: ModelSource,
+    dtype: torch.dtype,
+    spread: Spread | None,
 ) -> tuple["PreTrainedModel", list[str]]:
     """The model with its weights, and the names of those that it lacks."""
-    from transformers import AutoModel
-
     arguments = {"dtype": dtype, **(spread.arguments() if spread else {})}
     model: PreTrainedModel
     if source.reinit_seed is None:
-        model, info = AutoModel.from_pretrained(
+        model, info = auto_class(kind).from_pretrained(
             source.folder,
             trust_remote_code=False,
             use_safetensors=True,
@@ -231,7 +268,7 @@ def _read_weights(
             **arguments,
         )
         return model, list(info["missing_keys"])
-    fresh = _fresh(source, config_hashes(source)[CONFIG_FILE])
+    fresh = _fresh(source, config_hashes(source)[CONFIG_FILE], kind)
     _fresh.cache_clear()
     # As if they came from a file: the same parts stay in float32, and they may be spread.
     model = type(fresh).from_pretrained(

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdlms.errors import UserError
-from sdlms.models.architectures import n_layers
+from sdlms.models.architectures import check_causal, n_layers
 from sdlms.models.loading import (
     ModelSource,
     config_hashes,
     find_hub_model,
     find_model,
     load_base_model,
+    load_causal_model,
+    load_config,
     tokenizer_hashes,
     weight_hashes,
 )
@@ -87,6 +89,28 @@ def load_recorded_model(
     source = source_of(record)
     _compare(source, weight_hashes(source), record["weights"])
     return load_base_model(source, dtype, device, spread)
+
+
+def load_recorded_causal_model(
+    record: dict[str, Any], dtype: torch.dtype, device: torch.device, spread: Spread | None = None
+) -> "PreTrainedModel":
+    """The same model with its head.
+
+    A run records the base model's fresh weights only: a fresh head is not compared.
+
+    Args:
+        record: `start.resolved.model` of the run's `meta.jsonl`.
+        dtype: of the weights; it need not be the run's.
+        device: where they go, unless they are spread.
+        spread: how its base model is spread over several devices.
+
+    Raises:
+        UserError: as `load_recorded_model`; or it is an encoder, or was saved without its head.
+    """
+    source = source_of(record)
+    check_causal(load_config(source))
+    _compare(source, weight_hashes(source), record["weights"])
+    return load_causal_model(source, dtype, device, spread)
 
 
 def _compare(source: ModelSource, found: dict[str, str], recorded: dict[str, str]) -> None:

@@ -154,6 +154,30 @@ def weights_bytes(
     return {**limits, "cpu": int(WEIGHTS_FRACTION * available_bytes)}
 
 
+def with_head(spread: Spread, config: "PreTrainedConfig") -> Spread:
+    """The same places for a causal model, whose base model is one of its modules.
+
+    The head goes where its weights are, or else where the base model ends.
+
+    Args:
+        spread: as planned for the base model.
+        config: the causal model's; no weights are read.
+    """
+    if "" in spread.modules:
+        return spread
+    with quiet_transformers():
+        model = empty_model(config, torch.float32, "causal")
+    names = {module: name for name, module in model.named_modules()}
+    modules = {f"{model.base_model_prefix}.{name}": at for name, at in spread.modules.items()}
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    place = list(modules.values())[-1]
+    if head.weight is embedding.weight:
+        path = names[embedding]
+        place = next(at for name, at in modules.items() if f"{path}.".startswith(f"{name}."))
+    return Spread({**modules, names[head]: place}, spread.offload)
+
+
 def is_spread(model: "PreTrainedModel") -> bool:
     """Whether hooks move weights and activations; not where one device holds everything."""
     return hasattr(model, "hf_device_map")

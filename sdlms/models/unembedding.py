@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sdlms.errors import UserError
-from sdlms.models.architectures import architecture_for, text_config
+from sdlms.models.architectures import architecture_for, check_causal, text_config
 
 
 def final_norm_of(model: PreTrainedModel) -> nn.Module | None:
@@ -35,11 +34,7 @@ def unembedding_of(model: PreTrainedModel) -> nn.Linear:
         UserError: If the model is an encoder, or the architecture table does not describe it.
         ValueError: If `model` carries no head.
     """
-    if not architecture_for(model.config).causal:
-        raise UserError(
-            f"model_type '{model.config.model_type}' is an encoder: it predicts no next token, so "
-            "its residuals have no logits. Use a causal model."
-        )
+    check_causal(model.config)
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if head is None:
         raise ValueError(f"{type(model).__name__} has no unembedding; load AutoModelForCausalLM")

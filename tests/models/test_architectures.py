@@ -16,6 +16,7 @@ from sdlms.models.architectures import (
     architecture_for,
     architecture_of,
     blocks_of,
+    check_causal,
     n_layers,
     n_units,
     text_config,
@@ -97,6 +98,16 @@ def test_what_an_entry_does_not_describe_is_refused(name: str) -> None:
     ):
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
             refusing()
+
+
+@EVERY_CASE
+def test_encoders_predict_no_next_token(name: str) -> None:
+    config = config_of(name)
+    if config.model_type != "bert":
+        return check_causal(config)
+    with pytest.raises(UserError, match=r"'bert' is an encoder.*Use a causal model") as found:
+        check_causal(config)
+    assert "\n" not in str(found.value)
 
 
 def test_unknown_model_type_names_the_known_ones_and_the_way_in() -> None:

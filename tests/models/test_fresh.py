@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from sdlms.models.fresh import empty_model, fresh_model, state_hash
-from tests.models.tiny_models import CASES, config_of
+from tests.models.tiny_models import CASES, EVERY_CAUSAL_CASE, config_of
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -83,6 +83,18 @@ def test_an_empty_model_has_the_shapes_and_no_memory(name: str) -> None:
     fresh = {name: x.shape for name, x in fresh_model(config, 0).state_dict().items()}
     assert {name: x.shape for name, x in empty.state_dict().items()} == fresh
     assert config.to_dict() == settings
+
+
+@EVERY_CAUSAL_CASE
+def test_a_head_changes_nothing_of_the_base_model(name: str) -> None:
+    config = config_of(name)
+    model = fresh_model(config, 3, "causal")
+    assert model.get_output_embeddings() is not None
+    assert state_hash(model.base_model) == state_hash(fresh_model(config, 3))
+    empty = empty_model(config, torch.float32, "causal").state_dict()
+    assert {n: x.shape for n, x in empty.items()} == {
+        n: x.shape for n, x in model.state_dict().items()
+    }
 
 
 def test_a_hash_sees_every_bit_and_every_name() -> None:

@@ -9,20 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from sdlms.errors import UserError
-from sdlms.models.fresh import fresh_model
+from sdlms.models.fresh import fresh_model, state_hash
 from sdlms.models.loading import (
     ModelSource,
     check_buildable,
     find_model,
     load_base_model,
+    load_causal_model,
     load_config,
     load_tokenizer,
     tokenizer_hashes,
     weight_hashes,
 )
+from sdlms.models.spreading import Spread, planned_modules
 from sdlms.storage.files import sha256_of
+from tests.models.tiny_models import EVERY_CAUSAL_CASE, INPUT_IDS, random_model
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -269,3 +273,82 @@ def test_a_model_that_cannot_be_made_is_one_clear_line(tiny_model: Path, tmp_pat
     (source.folder / "config.json").write_text(json.dumps({**config, "hidden_act": "no_such"}))
     with pytest.raises(UserError, match="its config asks for 'no_such', which transformers"):
         weight_hashes(source)
+
+
+# With the head
+
+
+def saved(name: str, folder: Path) -> ModelSource:
+    """A tiny causal model on the disk."""
+    random_model(name, AutoModelForCausalLM).save_pretrained(folder)
+    return ModelSource(name, folder)
+
+
+@EVERY_CAUSAL_CASE
+@torch.no_grad()
+def test_a_causal_model_is_the_base_model_with_its_head(name: str, tmp_path: Path) -> None:
+    source = saved(name, tmp_path / "m")
+    model = load_causal_model(source, torch.float32, CPU)
+    base = load_base_model(source, torch.float32, CPU)
+    assert state_hash(model.base_model) == state_hash(base)
+    expected = random_model(name, AutoModelForCausalLM)
+    assert torch.equal(model(INPUT_IDS).logits, expected(INPUT_IDS).logits)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied == model.config.tie_word_embeddings
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@EVERY_CAUSAL_CASE
+def test_a_fresh_causal_model_has_the_base_models_fresh_weights(name: str, tmp_path: Path) -> None:
+    source = replace(saved(name, tmp_path / "m"), reinit_seed=3)
+    (source.folder / "model.safetensors").unlink()
+    before = torch.get_rng_state()
+    model = load_causal_model(source, torch.float32, CPU)
+    assert {"state": state_hash(model.base_model)} == weight_hashes(source)
+    # Types are decided last, so that they change no number; nor does what was hashed before.
+    halves = load_causal_model(source, torch.bfloat16, CPU).state_dict()
+    assert all(torch.equal(halves[k], x.to(halves[k])) for k, x in model.state_dict().items())
+    assert state_hash(load_base_model(source, torch.float32, CPU)) == state_hash(model.base_model)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.get_output_embeddings().weight.std() > 0
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied == model.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "llama", "gemma3", "opt-projected"])
+@pytest.mark.parametrize("reinit_seed", [None, 3])
+@torch.no_grad()
+def test_a_causal_model_may_be_spread(name: str, reinit_seed: int | None, tmp_path: Path) -> None:
+    """By a map of its base model; here the machine's memory and its disk are the devices."""
+    source = replace(saved(name, tmp_path / "m"), reinit_seed=reinit_seed)
+    whole = load_causal_model(source, torch.float32, CPU)
+    room = 4 * sum(p.numel() for p in whole.base_model.parameters()) * 2 // 3
+    modules = planned_modules(load_config(source), torch.float32, {"cpu": room})
+    assert set(modules.values()) == {"cpu", "disk"}
+    for places in (modules, {"": "disk"}):
+        spread = Spread(places, tmp_path / "offload")
+        model = load_causal_model(source, torch.float32, CPU, spread)
+        assert "meta" in {parameter.device.type for parameter in model.parameters()}
+        for _ in range(2):
+            assert torch.equal(model(INPUT_IDS).logits, whole(INPUT_IDS).logits)
+
+
+def test_an_encoder_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    source = saved("bert", tmp_path / "m")
+    (source.folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="'bert' is an encoder: it predicts no next token") as found:
+        load_causal_model(source, torch.float32, CPU)
+    assert "\n" not in str(found.value)
+
+
+def test_a_model_that_was_saved_without_its_head_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    random_model("llama").save_pretrained(tmp_path / "m")
+    source = ModelSource("m", tmp_path / "m")
+    with pytest.raises(UserError, match=r"its weights lack 1 tensors, lm_head\.weight first"):
+        load_causal_model(source, torch.float32, CPU)
+    random_model("gpt2").save_pretrained(tmp_path / "tied")
+    load_causal_model(ModelSource("tied", tmp_path / "tied"), torch.float32, CPU)
+    assert capfd.readouterr().out == ""

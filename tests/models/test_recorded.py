@@ -10,8 +10,13 @@ import torch
 from sdlms.errors import UserError
 from sdlms.models.fresh import state_hash
 from sdlms.models.inputs import read_model
-from sdlms.models.loading import load_base_model
-from sdlms.models.recorded import load_recorded_model, model_record, source_of
+from sdlms.models.loading import load_base_model, load_causal_model
+from sdlms.models.recorded import (
+    load_recorded_causal_model,
+    load_recorded_model,
+    model_record,
+    source_of,
+)
 from sdlms.models.spreading import Spread, is_spread
 
 CPU = torch.device("cpu")
@@ -132,3 +137,33 @@ def test_a_recorded_model_may_be_spread(tiny_model: Path, tmp_path: Path) -> Non
     spread = Spread({"": "disk"}, tmp_path / "offload")
     assert is_spread(load_recorded_model(record, torch.float32, CPU, spread))
     assert list((tmp_path / "offload").iterdir())
+
+
+@pytest.mark.parametrize("reinit_seed", [None, 3])
+@pytest.mark.parametrize("model_type", ["gpt_neox", "gpt2", "llama"])
+def test_a_record_gives_the_same_model_with_its_head(
+    architecture_model: Callable[[str], Path], model_type: str, reinit_seed: int | None
+) -> None:
+    record = recorded(str(architecture_model(model_type)), reinit_seed)
+    source, _ = read_model(str(architecture_model(model_type)), None, reinit_seed)
+    found = load_recorded_causal_model(record, torch.float32, CPU)
+    assert state_hash(found) == state_hash(load_causal_model(source, torch.float32, CPU))
+    base = load_recorded_model(record, torch.float32, CPU)
+    assert state_hash(found.base_model) == state_hash(base)
+
+
+def test_a_causal_model_is_checked_as_the_base_model_is(
+    architecture_model: Callable[[str], Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    record = recorded(str(tiny_model))
+    other = {**record, "weights": {"model.safetensors": "0" * 64}}
+    with pytest.raises(UserError, match=r"model\.safetensors in .* changed since the run"):
+        load_recorded_causal_model(other, torch.float32, CPU)
+    other = {**recorded(str(tiny_model), 3), "weights": {"state": "0" * 64}}
+    with pytest.raises(UserError, match="seed 3 gives other fresh weights"):
+        load_recorded_causal_model(other, torch.float32, CPU)
+    shutil.copytree(architecture_model("bert"), tmp_path / "bert")
+    record = recorded(str(tmp_path / "bert"))
+    (tmp_path / "bert/model.safetensors").unlink()
+    with pytest.raises(UserError, match="is an encoder"):
+        load_recorded_causal_model(record, torch.float32, CPU)
