@@ -61,6 +61,14 @@ class Learner(Protocol):
     def n_dead(self) -> int:
         """Latents that have not fired for more than `dead_after_steps` updates."""
 
+    def calibrate(self, acts: Tensor) -> None:
+        """Set what no update depends on, before weights are evaluated or kept.
+
+        Args:
+            acts: `[token, unit]` float32, scaled, of training tokens: batchtopk and matryoshka put
+                the threshold where k of their latents are active on average. Others do nothing.
+        """
+
     def evaluate(self, acts: Tensor) -> Sums:
         """The objective on other activations, `[token, unit]` float32, scaled."""
 
