@@ -84,18 +84,21 @@ class Pupil:
         row = self.progress.curve[-1]
         return row["l0"], 1 - row["explained_variance"]
 
-    def evaluate(self, validation: Tensor, patience: int) -> None:
+    def evaluate(self, training: Tensor, validation: Tensor, patience: int) -> None:
         """Note a row of the curve, keep the weights if they are the best, stop if it is time.
 
         Args:
-            validation: `[token, unit]` float32, scaled.
+            training: `[token, unit]` float32, scaled: the batch that was learned from last.
+            validation: `[token, unit]` float32, scaled, of other documents.
             patience: evaluations without progress after which it ends; 0 never ends it.
 
         Raises:
             UserError: its loss is no number, or far beyond that of doing nothing.
         """
         learner, recipe, now = self.learner, self.member.recipe, self.progress
-        losses, sums = learner.losses(), learner.evaluate(validation)
+        losses = learner.losses()
+        learner.calibrate(training)
+        sums = learner.evaluate(validation)
         row = self._row(*losses, sums)
         if not all(map(math.isfinite, row.values())) or row["explained_variance"] < -DIVERGED_FVU:
             raise UserError(

@@ -22,28 +22,33 @@ def rungs_of(n_steps: int, every: int) -> list[int]:
 
 
 def screen(pupils: Sequence[Pupil], rule: Rule) -> list[Pupil]:
-    """Give up the worse half of the coefficients of each layer that still learn.
+    """Give up the worse half of the coefficients of each layer that are not given up yet.
 
-    Seeds of one coefficient stay or go together.
+    Seeds of one coefficient stay or go together. Those that were given up before still show, by
+    their last evaluation, where the front lies.
 
     Returns:
-        Those that were given up.
+        Those that were given up now.
     """
     gone: list[Pupil] = []
     for layer in sorted({pupil.member.layer for pupil in pupils}):
         groups: dict[float, list[Pupil]] = {}
         for pupil in pupils:
-            if pupil.member.layer == layer and pupil.progress.ended != SCREENED:
+            if pupil.member.layer == layer:
                 groups.setdefault(pupil.member.recipe.coefficient, []).append(pupil)
-        points = [mean_point(group) for group in groups.values()]
-        order, _ = ranked(rule, points)
-        kept = {list(groups)[i] for i in order[: (len(order) + 1) // 2]}
-        for coefficient, group in groups.items():
-            if coefficient not in kept:
-                gone += [pupil for pupil in group if pupil.learns]
+        order, _ = ranked(rule, [mean_point(group) for group in groups.values()])
+        ordered = [list(groups.values())[i] for i in order]
+        left = [group for group in ordered if _is_in(group)]
+        for group in left[(len(left) + 1) // 2 :]:
+            gone += [pupil for pupil in group if pupil.learns]
     for pupil in gone:
         pupil.end(SCREENED)
     return gone
+
+
+def _is_in(group: Sequence[Pupil]) -> bool:
+    """Whether a coefficient has not been given up."""
+    return all(pupil.progress.ended != SCREENED for pupil in group)
 
 
 def mean_point(pupils: Sequence[Pupil]) -> Point:

@@ -57,11 +57,7 @@ class TokenStream:
         self._acts, self.batch_size, self._seed = acts, batch_size, seed
         self._counts = token_counts(acts)
         self.n_tokens = int(self._counts.sum())
-        if self.n_tokens < batch_size:
-            raise UserError(
-                f"--batch-size {batch_size}: the training documents have {self.n_tokens} tokens "
-                "only. Capture more, or take a smaller --batch-size."
-            )
+        check_enough(self.n_tokens, batch_size)
         row_bytes = len(acts.layers) * acts.n_units * acts.dtype.itemsize
         self._chapter_rows = max(4 * batch_size, chapter_bytes // row_bytes)
         self._held: tuple[Chapter, Tensor] | None = None
@@ -120,3 +116,16 @@ class TokenStream:
         for batch in range(first, n_batches):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield rows[:, chosen]
+
+
+def check_enough(n_tokens: int, batch_size: int) -> None:
+    """Make sure that there is a batch to learn from.
+
+    Raises:
+        UserError: there are fewer tokens.
+    """
+    if n_tokens < batch_size:
+        raise UserError(
+            f"--batch-size {batch_size}: the training documents have {n_tokens} tokens only. "
+            "Read more of them, or take a smaller --batch-size."
+        )

@@ -90,9 +90,10 @@ class Training:
         with Progress("training", n_tokens, "tokens", done=done) as progress:
             batches = self._stream.batches(self.n_done)
             while any(pupil.learns for pupil in self.pupils):
-                self._step(next(batches))
+                batch = next(batches)
+                self._step(batch)
                 if self._course.is_evaluation(self.n_done):
-                    self._evaluate()
+                    self._evaluate(batch)
                     self._save_if_due(checkpoint)
                 progress.advance(self._stream.batch_size)
 
@@ -110,14 +111,15 @@ class Training:
         """Activations as learners take them."""
         return acts.to(self._scales.device, torch.float32) * self._scales[index]
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, batch: Tensor) -> None:
         """A row of the curve for every member that learns; at a rung, half of them go."""
         for index, layer in enumerate(self._layers):
             learning = [p for p in self.pupils if p.member.layer == layer and p.learns]
             if learning:
-                acts = self._scaled(self._validation[index], index)
+                training = self._scaled(batch[index], index)
+                validation = self._scaled(self._validation[index], index)
                 for pupil in learning:
-                    pupil.evaluate(acts, self._course.patience)
+                    pupil.evaluate(training, validation, self._course.patience)
         rule, course = self._course.screen_by, self._course
         if rule is not None and self.n_done in rungs_of(course.n_steps, course.every):
             for pupil in screen(self.pupils, rule):
