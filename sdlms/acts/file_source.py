@@ -21,6 +21,7 @@ from sdlms.storage.flat import Array
 from sdlms.storage.row_file import IDS, MASK, OpenRows, RowFile, find_rows
 
 ACTIVATIONS = "activations.h5"
+SPARSE_ACTIVATIONS = "sparse_acts.h5"
 SPILL = "spill-"  # folders that begin so live as long as a loop over layers
 
 
@@ -199,11 +200,46 @@ def _fill(
 
 def _run(artifacts: Path, reference: str) -> Run:
     """The run that a user means; `latest` is the newest of those that hold activations."""
-    return find_run(artifacts, reference, "capture" if reference == "latest" else None)
+    return find_run(artifacts, reference, *(["capture"] if reference == "latest" else []))
+
+
+def located(run_or_path: Run | Path | str, artifacts: Path) -> tuple[Path, str | None]:
+    """The file with the activations of a run, or the file itself; its sha256 where it is known.
+
+    Raises:
+        UserError: there is no such run, or it holds no activations.
+    """
+    if not isinstance(run_or_path, Run | Path | str):
+        raise UserError(f"a run, a path or a name is needed, got a {type(run_or_path).__name__}.")
+    if not isinstance(run_or_path, Run) and Path(run_or_path).is_file():
+        return Path(run_or_path), None
+    run = run_or_path if isinstance(run_or_path, Run) else _run(artifacts, str(run_or_path))
+    recorded = {record["path"]: record["sha256"] for record in run.all_of("output")}
+    for name in (ACTIVATIONS, SPARSE_ACTIVATIONS):
+        if name in recorded:
+            return run.path / name, recorded[name]
+    raise UserError(f"{run.name} holds no {ACTIVATIONS}. Capture without --no-save: sdlms capture")
+
+
+def chosen_site(file: RowFile, site: str | None) -> str:
+    """The site that is meant; it may be left out where there is only one.
+
+    Raises:
+        UserError: there are several, or there is none of that name.
+    """
+    path, sites = file.path, file.header.sites
+    if site is None and len(sites) > 1:
+        raise UserError(
+            f"{path} holds the sites {', '.join(sites)}; choose one: "
+            f"site='{sites[0]}', or --site {sites[0]}."
+        )
+    if site is not None and site not in sites:
+        raise UserError(f"{path} holds no site '{site}', but {', '.join(sites)}.")
+    return site or sites[0]
 
 
 def file_source(run_or_path: Run | Path | str, artifacts: Path, site: str | None) -> FileSource:
-    """The activations of a run, or of a file.
+    """The activations of a run, or of a file, in `activations.h5`.
 
     Args:
         run_or_path: a run, its path or name, `latest`, or a file that `Acts.save` wrote.
@@ -213,27 +249,6 @@ def file_source(run_or_path: Run | Path | str, artifacts: Path, site: str | None
     Raises:
         UserError: there is no such run or file, or it has no activations, or several sites.
     """
-    if not isinstance(run_or_path, Run | Path | str):
-        raise UserError(f"a run, a path or a name is needed, got a {type(run_or_path).__name__}.")
-    digest = None
-    if not isinstance(run_or_path, Run) and Path(run_or_path).is_file():
-        path = Path(run_or_path)
-    else:
-        run = run_or_path if isinstance(run_or_path, Run) else _run(artifacts, str(run_or_path))
-        path = run.path / ACTIVATIONS
-        recorded = {record["path"]: record["sha256"] for record in run.all_of("output")}
-        digest = recorded.get(ACTIVATIONS)
-        if digest is None:
-            raise UserError(
-                f"{run.name} holds no {ACTIVATIONS}. Capture without --no-save: sdlms capture"
-            )
+    path, digest = located(run_or_path, artifacts)
     file = find_rows(path)
-    sites = file.header.sites
-    if site is None and len(sites) > 1:
-        raise UserError(
-            f"{path} holds the sites {', '.join(sites)}; choose one: "
-            f"site='{sites[0]}', or --site {sites[0]}."
-        )
-    if site is not None and site not in sites:
-        raise UserError(f"{path} holds no site '{site}', but {', '.join(sites)}.")
-    return FileSource(file, site or sites[0], digest)
+    return FileSource(file, chosen_site(file, site), digest)

@@ -6,8 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdlms.acts.file_source import file_source
 from sdlms.acts.handle import Acts
+from sdlms.acts.sparse_source import source_of
 from sdlms.errors import UserError
 from sdlms.runs.reading import Run
 from sdlms.storage.activations import StoreDtype
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def load_acts(
     run_or_path: Run | Path | str, site: str | None = None, artifacts: Path | str | None = None
 ) -> Acts:
-    """The activations of a capture run, or of a file that `Acts.save` wrote.
+    """The activations of a capture or sae-latents run, or of a file that `Acts.save` wrote.
 
     What the file says about itself is read at once; activations when they are asked for.
 
     Args:
-        run_or_path: a run, its path or name, `latest`, or a file.
-        site: which one; may be left out where there is only one.
+        run_or_path: a run, its path or name, `latest` (the newest capture run), or a file.
+        site: which one; may be left out where there is only one. Latents have one, `sae_latents`.
         artifacts: where runs are looked for by name; `SDLMS_ARTIFACTS` or `artifacts` otherwise.
 
     Returns:
@@ -36,7 +36,7 @@ def load_acts(
         UserError: there is no such run, file or site, or its version is not known.
     """
     folder = artifacts or os.environ.get("SDLMS_ARTIFACTS", "artifacts")
-    return Acts._of(file_source(run_or_path, Path(folder), site))
+    return Acts._of(source_of(run_or_path, Path(folder), site))
 
 
 def collect(

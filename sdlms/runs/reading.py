@@ -107,30 +107,31 @@ def list_runs(artifacts: Path, *, partial: bool = False) -> list[Run]:
     return sorted(runs, key=lambda run: run.age_key)
 
 
-def find_run(artifacts: Path, reference: str, stage: str | None = None) -> Run:
+def find_run(artifacts: Path, reference: str, *stages: str) -> Run:
     """The complete run that a path, a run name or `latest` means.
 
     Args:
         artifacts: the artifacts folder.
         reference: what the user wrote.
-        stage: the stage that is expected there; None takes any.
+        stages: whose runs are read there; `latest` is the newest of the first. Without them, any.
 
     Raises:
         UserError: there is none, it is not complete, or it comes from another stage.
     """
     if reference == "latest":
-        return _latest(artifacts, stage)
+        return _latest(artifacts, *stages[:1])
     run = find_any(artifacts, reference)
     if is_partial(run.path):
         raise UserError(f"{run.name} is not finished ({run.status}); only complete runs are read.")
     if not run.complete:
         raise UserError(f"{run.path} is no complete run (its {META} does not end with 'done').")
-    if stage is not None and run.stage != stage:
-        raise UserError(f"{run.name} is a '{run.stage}' run; a '{stage}' run is needed here.")
+    if stages and run.stage not in stages:
+        wanted = " or ".join(f"'{stage}'" for stage in stages)
+        raise UserError(f"{run.name} is a '{run.stage}' run; a {wanted} run is needed here.")
     return run
 
 
-def _latest(artifacts: Path, stage: str | None) -> Run:
+def _latest(artifacts: Path, stage: str | None = None) -> Run:
     """The newest complete run of a stage; a damaged one that is newer is pointed out."""
     for run in reversed(list_runs(artifacts)):
         if run.complete and stage in (None, run.stage):
@@ -152,7 +153,7 @@ def find_any(artifacts: Path, reference: str) -> Run:
         raise UserError("no run is named. Give its name, its path, or latest.")
     if reference == "latest":
         published = list_runs(artifacts)
-        return published[-1] if published else _latest(artifacts, None)
+        return published[-1] if published else _latest(artifacts)
     places = _places(reference)
     if Path(reference).name == reference:  # a bare name: in the artifacts folder first
         places.insert(0, artifacts / reference)

@@ -1,4 +1,4 @@
-"""Train probes on every layer of a capture run and test them on documents they have not seen.
+"""Train probes on every layer of a run and test them on documents they have not seen.
 
 Writes probe.csv (one row per layer, kind, seed and label), predictions.csv (one row per test
 document or token and probe) and probes/ (weights, as safetensors with JSON).
@@ -34,7 +34,7 @@ ALL = "all"
 class Config(DeviceConfig):
     """Settings of the probe stage."""
 
-    acts: Annotated[str, "A capture run: its path, its name, or latest."] = "latest"
+    acts: Annotated[str, "A capture or sae-latents run, or latest, the newest capture."] = "latest"
     site: Annotated[str | None, "Which site, where the run has several."] = None
     layers: Annotated[tuple[str, ...], "Captured layers, or all of them."] = (ALL,)
     labels: Annotated[str, "task, or a CSV file: document_id,label or document_id,token,label."] = (
@@ -85,7 +85,7 @@ class Plan:
     """Everything that is known before the first fit.
 
     Attributes:
-        run: the capture run.
+        run: of the activations.
         question: what is asked.
         labels_sha256: of the table; None for tasks.
         left_out: what of the run and of the table is not used, a line each.
@@ -126,7 +126,7 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     from sdlms.storage.files import sha256_of
 
     decided = decisions(device_of(config.device), "float32", config.threads)
-    run = find_run(out.options.artifacts, config.acts, "capture")
+    run = find_run(out.options.artifacts, config.acts, "capture", "sae-latents")
     acts = _layers_of(config, run, load_acts(run, config.site))
     labelled = _labelled(config, acts)
     seeds = tuple(range(config.seed, config.seed + config.seeds))

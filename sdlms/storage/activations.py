@@ -153,6 +153,8 @@ class Place(NamedTuple):
 class ActivationsReader:
     """Reads `activations.h5` by rows; nothing is loaded before it is asked for."""
 
+    format = FORMAT
+
     def __init__(self, path: Path) -> None:
         """Open the file and check its format.
 
@@ -161,10 +163,10 @@ class ActivationsReader:
         """
         self._file = h5py.File(path, "r")
         found = self._file.attrs.get("format"), self._file.attrs.get("version")
-        if found != (FORMAT, VERSION):
+        if found != (self.format, VERSION):
             self._file.close()
             raise UserError(
-                f"{path} is '{found[0]}' version {found[1]}; this sdlms reads '{FORMAT}' "
+                f"{path} is '{found[0]}' version {found[1]}; this sdlms reads '{self.format}' "
                 f"version {VERSION}."
             )
         self.attributes = dict(self._file.attrs)
@@ -222,6 +224,10 @@ class ActivationsReader:
             pooled_layers=tuple(layers) if pooled else (),
             origin=str(found.get("origin", "")),
         )
+
+    def data_names(self, header: Header) -> list[str]:
+        """The data sets that hold activations."""
+        return [dataset_name(key) for key in header.units]
 
     def place(self, name: str) -> "Place":
         """Where a data set lies in the file.

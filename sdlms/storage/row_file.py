@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.storage.activations import (
-    ActivationsReader,
-    Header,
-    Place,
-    dataset_name,
-)
+from sdlms.storage.activations import ActivationsReader, Header, Place
 from sdlms.storage.flat import Array
 
 MASK = "/tokens/mask"
@@ -120,16 +115,20 @@ class OpenRows:
             advise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
 
-def find_rows(path: Path) -> RowFile:
+def find_rows(path: Path, kind: type[ActivationsReader] = ActivationsReader) -> RowFile:
     """Read what a file says about itself: attributes and documents, no row.
+
+    Args:
+        path: the file.
+        kind: what reads its format.
 
     Raises:
         UserError: it cannot be read, or is of another format or version.
     """
     try:
-        with ActivationsReader(path) as reader:
+        with kind(path) as reader:
             header = reader.header()
-            names = [dataset_name(key) for key in header.units]
+            names = reader.data_names(header)
             names += [MASK, IDS] if "s" in header.dims else []
             return RowFile(
                 path=path,

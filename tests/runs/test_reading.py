@@ -295,6 +295,8 @@ def test_another_stage_or_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     run, partial = make_run(tmp_path), make_partial(tmp_path)
     with pytest.raises(UserError, match="is a 'tiny' run; a 'capture' run is needed"):
         find_run(tmp_path, run.name, "capture")
+    with pytest.raises(UserError, match="a 'capture' or 'sae-latents' run is needed here"):
+        find_run(tmp_path, run.name, "capture", "sae-latents")
     for reference in (partial.name, str(partial.path), f"{tmp_path}/{partial.name}"):
         with pytest.raises(UserError, match=r"is not finished \(failed\)"):
             find_run(tmp_path, reference)
@@ -310,8 +312,11 @@ def test_latest_is_the_newest_complete_run_of_the_stage(tmp_path: Path) -> None:
     assert old.age_key < new.age_key < other.age_key
     assert find_run(tmp_path, "latest", "first").name == new.name
     assert find_run(tmp_path, "latest").name == other.name
-    with pytest.raises(UserError, match=r"no completed 'third' run .*sdlms third"):
-        find_run(tmp_path, "latest", "third")
+    assert find_run(tmp_path, "latest", "first", "second").name == new.name  # only of the first
+    assert find_run(tmp_path, other.name, "first", "second").name == other.name
+    for stages in (["third"], ["third", "first"]):
+        with pytest.raises(UserError, match=r"no completed 'third' run .*sdlms third"):
+            find_run(tmp_path, "latest", *stages)
 
 
 def test_a_damaged_newest_run_is_passed_over_aloud_but_shown_to_verify(

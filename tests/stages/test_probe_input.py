@@ -197,7 +197,8 @@ def test_a_run_of_another_stage(cli: Cli, work: Path, capsys: Streams) -> None:
     capsys.readouterr()
     assert cli("probe", "--acts", probes.name, "--quiet") == 2
     err = capsys.readouterr().err
-    assert err == f"sdlms: {probes.name} is a 'probe' run; a 'capture' run is needed here.\n"
+    wanted = "a 'capture' or 'sae-latents' run is needed here"
+    assert err == f"sdlms: {probes.name} is a 'probe' run; {wanted}.\n"
 
 
 def test_a_run_without_activations(cli: Cli, work: Path, capsys: Streams, tiny_model: Path) -> None:

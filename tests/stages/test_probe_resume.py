@@ -15,7 +15,7 @@ from sdlms.probes.training import Trainer
 from sdlms.runs.reading import Run, list_runs
 from tests.stages.probe_runs import SMALL, Cli, newest, noise, outputs, published, raised
 
-KILLING = Path(__file__).with_name("killing_probes.py")
+KILLING = Path(__file__).with_name("killing_stages.py")
 WORDS = ["--kinds", "logistic,mlp,attention,mass_mean", "--seeds", "2"]
 
 
@@ -32,7 +32,7 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
     kinds = "logistic,mlp,attention" if level == "document" else "logistic,mlp"
     pool = ["--pool", "max"] if level == "document" else []
     words = ["--kinds", kinds, *pool, "--level", level, *SMALL]
-    command = [sys.executable, KILLING, "6", *words]
+    command = [sys.executable, KILLING, "6", "probe", *words]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)

@@ -1,9 +1,9 @@
-"""Kill a probe run at some of its system calls, resume it, and see what is left.
+"""Kill a run at some of its system calls, resume it, and see what is left.
 
-A program of its own, run by `test_probe_resume.py` in a folder that holds a capture run: it forks,
-which a process with threads must not. Prints one JSON line.
+A program of its own, run by `test_probe_resume.py` and others in a folder that holds what the stage
+reads: it forks, which a process with threads must not. Prints one JSON line.
 
-    python killing_probes.py N_CHAINS ARGUMENT ...
+    python killing_stages.py N_CHAINS STAGE ARGUMENT ...
 """
 
 import itertools
@@ -16,18 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import sdlms.stages.probe  # noqa: F401  # so that a child need not import
+import sdlms.stages.probe  # so that a child need not import
+import sdlms.stages.sae_latents  # noqa: F401
 from sdlms.acts import opening  # noqa: F401
 from sdlms.cli import main
 from sdlms.probes import mass_mean, sweep, training  # noqa: F401
 from sdlms.runs.reading import Run, list_runs
 from sdlms.runs.writing import RunOptions  # noqa: F401
+from sdlms.sae import finding, pairing  # noqa: F401
 
 CALLS = ("pwrite", "fsync", "rename", "replace", "mkdir", "write", "chmod", "unlink")
 COUNTED = Path("calls")
 
 
-def probe(arguments: list[str], fatal: int) -> bool:
+def run_stage(arguments: list[str], fatal: int) -> bool:
     """Run the command line in a child that kills itself at a call; whether it was killed."""
     child = os.fork()
     if child == 0:
@@ -44,7 +46,7 @@ def probe(arguments: list[str], fatal: int) -> bool:
         for name in CALLS:
             setattr(os, name, dying(getattr(os, name)))
         try:
-            main(["probe", *arguments])
+            main(arguments)
         except SystemExit as stopped:
             COUNTED.write_text(str(next(counter)))
             sys.stdout.flush()
@@ -58,25 +60,26 @@ def probe(arguments: list[str], fatal: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def hashes() -> list[dict[str, str]]:
+def hashes(stage: str) -> list[dict[str, str]]:
     """Of every output, run by run."""
-    runs = [run for run in list_runs(Path("artifacts")) if run.stage == "probe"]
+    runs = [run for run in list_runs(Path("artifacts")) if run.stage == stage]
     return [{r["path"]: r["sha256"] for r in run.all_of("output")} for run in runs]
 
 
 def run_chains(n_chains: int, arguments: list[str]) -> dict[str, Any]:
     """Runs that are killed and resumed at random calls until they finish."""
     from sdlms.probes import stacks
+    from sdlms.sae import encoding
 
-    stacks.CHECKPOINT_SECONDS = 0.0
-    probe(arguments, 0)
+    stacks.CHECKPOINT_SECONDS = encoding.CHECKPOINT_SECONDS = 0.0
+    run_stage(arguments, 0)
     n_calls, dice, kills = int(COUNTED.read_text()), random.Random(0), 0
     for _ in range(n_chains):
-        killed = probe(arguments, dice.randrange(1, n_calls))
+        killed = run_stage(arguments, dice.randrange(1, n_calls))
         while killed:
             kills += 1
-            killed = probe([*arguments, "--resume"], dice.randrange(1, 2 * n_calls))
-    found = hashes()
+            killed = run_stage([*arguments, "--resume"], dice.randrange(1, 2 * n_calls))
+    found = hashes(arguments[0])
     unfinished = [r.name for r in list_runs(Path("artifacts"), partial=True) if not r.complete]
     resumed = [run for run in list_runs(Path("artifacts")) if Run(run.path).all_of("resume")]
     return {

@@ -1,0 +1,106 @@
+"""Which trained autoencoders are meant: those that a sae-train run selected, or one folder."""
+
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+
+from sdlms.errors import UserError
+from sdlms.models.layers import layers_of
+from sdlms.runs.reading import Run
+from sdlms.sae.saving import folder_of
+from sdlms.storage.sae_files import CONFIG
+from sdlms.storage.tables import read_table
+
+TABLE = "sae.csv"
+ALL = ("all",)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One autoencoder on disk.
+
+    Attributes:
+        origin: name of the run, or the folder.
+        site: of the activations that it encodes; None where nobody knows.
+        layer: of these.
+        member: its name.
+        folder: where it lies.
+        l0: active latents per token on held-out documents; NaN where nobody measured.
+    """
+
+    origin: str
+    site: str | None
+    layer: int
+    member: str
+    folder: Path
+    l0: float
+
+
+def is_sae_folder(path: Path) -> bool:
+    """Whether a path is the folder of one autoencoder."""
+    return (path / CONFIG).is_file()
+
+
+def trained_in_folder(folder: Path, site: str | None, layers: tuple[str, ...]) -> list[Trained]:
+    """The one autoencoder of a folder; it does not say which layer it is for.
+
+    Raises:
+        UserError: not exactly one layer is named, by its index.
+    """
+    if len(layers) != 1 or not layers[0].isdecimal():
+        raise UserError(
+            f"--sae {folder} is a single SAE: name its one layer by its index, such as --layers 2."
+        )
+    return [Trained(str(folder), site, int(layers[0]), folder.resolve().name, folder, nan)]
+
+
+def trained_in_run(
+    run: Run, site: str | None, layers: tuple[str, ...], member: str | None
+) -> list[Trained]:
+    """One autoencoder per layer of a sae-train run, layers ascending.
+
+    Args:
+        run: complete.
+        site: may be left out where the run has only one.
+        layers: as `--layers` has them; `all` are those of the run.
+        member: its name, the same in all layers; None is the one that was selected in each.
+
+    Raises:
+        UserError: there is no such site, layer or member.
+    """
+    if not (run.path / TABLE).is_file():
+        raise UserError(f"{run.name} holds no {TABLE}, so nobody knows its SAEs.")
+    table = read_table(run.path / TABLE)
+    sites = list(dict.fromkeys(row["site"] for row in table))
+    if site is None and len(sites) > 1:
+        raise UserError(f"{run.name} has SAEs of {', '.join(sites)}; choose one: --site {sites[0]}")
+    if site is not None and site not in sites:
+        raise UserError(f"--site {site}: {run.name} has SAEs of {', '.join(sites)}.")
+    rows = [row for row in table if row["site"] == (site or sites[0])]
+    held = sorted({int(row["layer"]) for row in rows})
+    return [_of_layer(run, rows, layer, member) for layer in _wanted(run, held, layers)]
+
+
+def _wanted(run: Run, held: list[int], layers: tuple[str, ...]) -> list[int]:
+    """The layers that are asked for, all of which have autoencoders."""
+    if layers == ALL:
+        return held
+    wanted = layers_of(layers, int(run.start["resolved"]["model"]["n_layers"]))
+    if absent := [layer for layer in wanted if layer not in held]:
+        known = ", ".join(str(layer) for layer in held)
+        raise UserError(f"--layers: {run.name} has no SAE of layer {absent[0]}, but of {known}.")
+    return wanted
+
+
+def _of_layer(run: Run, rows: list[dict[str, str]], layer: int, member: str | None) -> Trained:
+    """The autoencoder of one layer."""
+    here = [row for row in rows if int(row["layer"]) == layer]
+    key, value = ("selected", "1") if member is None else ("member", member)
+    found = next((row for row in here if row[key] == value), None)
+    if found is None:
+        names = ", ".join(row["member"] for row in here)
+        problem = f"no member '{member}'" if member else "no member that was selected"
+        raise UserError(f"{run.name} has {problem} at layer {layer}. Name one by --member: {names}")
+    site, name = found["site"], found["member"]
+    folder = run.path / folder_of(site, layer, name)
+    return Trained(run.name, site, layer, name, folder, float(found["l0"] or "nan"))

@@ -1,0 +1,300 @@
+"""Train sparse autoencoders on activations and measure what the saved ones do.
+
+Writes sae/ (a folder per layer and member that sae-lens loads), sae.csv (one row per member,
+measured on documents that were held out), latents.h5 (what each latent fires on) and documents.csv
+(which documents were trained on).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from sdlms.command import ComputeConfig
+from sdlms.errors import UserError
+from sdlms.models.architectures import Site, n_layers
+from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of
+from sdlms.models.settings import check_at_least, check_sites
+from sdlms.progress import LOGGER
+from sdlms.runs.reading import find_run
+from sdlms.runs.writing import RunWriter
+from sdlms.sae.recipe import Kind
+from sdlms.sae.selection import rule_of
+from sdlms.sae.settings import check_k, coefficients_of, recipe_of
+from sdlms.tasks import Task, check_sources, load_tasks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sdlms.sae.measuring import Ground
+    from sdlms.sae.preparation import Prepared
+    from sdlms.sae.pupil import Pupil
+    from sdlms.sae.study import Study
+    from sdlms.sae.subject import Subject
+
+DEFAULT_MODEL = "sdlms-medium"
+DEFAULT_TASKS = ("training",)
+DEFAULT_SITE = "resid_post"
+LONGEST_DOCUMENT = 1 << 20  # tokens; longer than any context
+TABLE, LATENTS, DOCUMENTS = "sae.csv", "latents.h5", "documents.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ComputeConfig):
+    """Settings of the sae-train stage."""
+
+    acts: Annotated[
+        str | None, "A capture run: its path, its name, or latest. Without it a model is run."
+    ] = None
+    model: Annotated[
+        str | None, f"Without --acts: embedded name, folder or hub id; {DEFAULT_MODEL} by default."
+    ] = None
+    revision: Annotated[str | None, "Branch, tag or commit of a hub model."] = None
+    tasks: Annotated[tuple[str, ...], "Without --acts: a manifest, or task names."] = DEFAULT_TASKS
+    texts: Annotated[Path | None, "A text, .jsonl or .parquet file to read instead."] = None
+    field: Annotated[str, "Key of the text in a .jsonl or .parquet file."] = "text"
+    layers: Annotated[
+        tuple[str, ...] | None, "Indices, percentages of the depth, or all; all captured ones."
+    ] = None
+    site: Annotated[
+        str | None, f"Where in the model; the run's only site, or {DEFAULT_SITE} without --acts."
+    ] = None
+    arch: Annotated[Kind, "Architecture."] = "standard"
+    expansion: Annotated[float, "Latents per unit of the model's hidden size."] = 8.0
+    width: Annotated[int | None, "Latents, instead of --expansion."] = None
+    l1: Annotated[tuple[float, ...], "Weights of the L1 norm (standard, gated)."] = ()
+    k: Annotated[tuple[int, ...], "Active latents (topk, batchtopk, matryoshka)."] = ()
+    l0: Annotated[tuple[float, ...], "Weights of the L0 penalty (jumprelu)."] = ()
+    seeds: Annotated[int, "Initial weights for each coefficient, from --seed on."] = 2
+    lr: Annotated[float, "Adam's largest learning rate."] = 1e-3
+    batch_size: Annotated[int, "Tokens in an update."] = 2048
+    tokens: Annotated[int, "Tokens to train on; more than there are mean several passes."] = (
+        2_000_000
+    )
+    patience: Annotated[int, "Evaluations (of 40) without progress before a stop; 0: never."] = 10
+    select: Annotated[str, "Which member is taken: knee, l0=32, fvu=0.1 or ce=0.9."] = "knee"
+    screen: Annotated[bool, "Give up the worse half of the sweep at 20 % and at 50 %."] = False
+    trainer: Annotated[
+        Literal["auto", "sae-lens"], "auto: our own steps for standard and topk, which are faster."
+    ] = "auto"
+    eval_tokens: Annotated[int, "Held-out tokens to measure on, in whole documents."] = 50_000
+    ce_tokens: Annotated[int, "Of these, for cross-entropy recovered; 0 leaves it out."] = 10_000
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is read."""
+        super().__post_init__()
+        least = {"seeds": 1, "batch_size": 1, "tokens": 1, "patience": 0, "eval_tokens": 1}
+        for name, bound in {**least, "ce_tokens": 0}.items():
+            check_at_least(name, getattr(self, name), bound)
+        if self.layers is not None:
+            check_layers(self.layers)
+        if self.site is not None:
+            check_sites([self.site])
+        self._check_source()
+        for name in ("expansion", "lr"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name} must be above 0, got {getattr(self, name):g}.")
+        check_at_least("width", self.width or 1, 1)
+        if self.dtype == "float16":
+            raise UserError(
+                "--dtype float16: gradients of an SAE leave its range. Choose bfloat16 or float32."
+            )
+        check_at_least("tokens", self.tokens, self.batch_size)
+        coefficients = self.coefficients
+        check_k(self.arch, coefficients, self.width or int(coefficients[-1]))
+        if rule_of(self.select).name == "ce" and (self.screen or not self.ce_tokens):
+            other = "--screen" if self.screen else "--ce-tokens 0"
+            raise UserError(
+                f"--select {self.select} needs cross-entropy, which {other} does not measure. "
+                "Select by knee, l0= or fvu=."
+            )
+
+    def _check_source(self) -> None:
+        """Activations come from a run or from a model, not from both."""
+        if self.acts is None:
+            check_sources(self.tasks, self.texts, self.field)
+            return
+        given = {
+            "--model": self.model is not None,
+            "--revision": self.revision is not None,
+            "--texts": self.texts is not None,
+            "--tasks": self.tasks != DEFAULT_TASKS,
+        }
+        if wrong := [flag for flag, is_given in given.items() if is_given]:
+            raise UserError(
+                f"--acts {self.acts} is trained on alone: leave out {wrong[0]}, or --acts."
+            )
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """What is swept over, ascending."""
+        given = {"l1": self.l1, "k": tuple(map(float, self.k)), "l0": self.l0}
+        return coefficients_of(self.arch, given)
+
+
+def run(config: Config, out: RunWriter) -> None:
+    """Write `sae/`, `sae.csv`, `latents.h5` and `documents.csv`.
+
+    Raises:
+        UserError: a setting or an input is wrong (before anything is written), an activation is no
+            number, or a member diverges.
+    """
+    from sdlms.models.device import device_of, set_threads
+
+    study, decided = _plan(config, out)
+    out.check_disk(study.predicted_bytes(), "Name fewer --layers or coefficients.")
+    decided = out.start(study.resolved(), decided)
+    if study.subject.run is not None:
+        out.input(study.subject.run)
+    set_threads(decided["threads"])
+    _announce(study, decided)
+    _write_documents(study, out)
+    with out.phase("preparation"):
+        model, prepared = _prepare(config, study, decided)
+    with out.phase("training"):
+        pupils = _train(config, study, decided, prepared, out)
+    with out.phase("saving"):
+        _save(config, study, prepared, pupils, out)
+    with out.phase("measuring"):
+        device = device_of(decided["device"])
+        ground = study.ground(prepared, model, device, config.seed, partial(_note_halved, out))
+        _measure(config, study, ground, pupils, out)
+    out.summary["tokens"] = max(pupil.learner.n_done for pupil in pupils) * config.batch_size
+
+
+def _plan(config: Config, out: RunWriter) -> "tuple[Study, dict[str, Any]]":
+    """Check every setting and input; read tokens and documents."""
+    from sdlms.models.device import decisions, device_of
+    from sdlms.sae.documents import documents_by_role
+    from sdlms.sae.members import members_of
+    from sdlms.sae.stream import check_enough
+    from sdlms.sae.study import Study
+    from sdlms.sae.trainers import trainer_of
+    from sdlms.storage.counts import masked_lengths
+
+    decided: dict[str, Any] = decisions(device_of(config.device), config.dtype, config.threads)
+    decided["trainer"] = trainer_of(config.arch, config.trainer)
+    subject, tasks = _subject(config, out)
+    counts, names = masked_lengths(subject.rows), subject.rows.document_tasks
+    documents = documents_by_role(counts, names, config.seed, config.eval_tokens, config.ce_tokens)
+    check_enough(int(counts[documents.training].sum()), config.batch_size)
+    width = config.width or round(config.expansion * subject.d_model)
+    check_k(config.arch, config.coefficients, width)
+    n_steps, batch = config.tokens // config.batch_size, (config.batch_size, config.lr)
+    recipe = recipe_of(config.arch, (subject.n_units, width), 1.0, n_steps, batch)
+    seeds = range(config.seed, config.seed + config.seeds)
+    members = members_of(recipe, subject.layers, config.coefficients, seeds)
+    return Study(subject, [task.record() for task in tasks], documents, members), decided
+
+
+def _subject(config: Config, out: RunWriter) -> "tuple[Subject, list[Task]]":
+    """What is trained on."""
+    from sdlms.models.inputs import read_inputs, read_model
+    from sdlms.models.tokens import Budget, Text, warn_of_truncation
+    from sdlms.sae.subject import captured_subject, live_subject
+
+    needs_model = config.ce_tokens > 0
+    if config.acts is not None:
+        capture = find_run(out.options.artifacts, config.acts, "capture")
+        return captured_subject(capture, config.site, config.layers, needs_model=needs_model), []
+    source, model_config = read_model(config.model or DEFAULT_MODEL, config.revision)
+    layers = layers_of(config.layers or DEFAULT_LAYERS, n_layers(model_config))
+    tasks = load_tasks(config.tasks, config.texts, config.field)
+    texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
+    # Of each task more than is trained on, for a fifth is held out; and at least one document.
+    budget = Budget(max(2 * config.tokens, LONGEST_DOCUMENT), 0, config.seed)
+    inputs = read_inputs(source, model_config, texts, budget)
+    warn_of_truncation(inputs.tokens)
+    site: Site = config.site or DEFAULT_SITE  # type: ignore[assignment]
+    return live_subject(inputs, site, layers, needs_model=needs_model), tasks
+
+
+def _announce(study: "Study", decided: dict[str, Any]) -> None:
+    """Log what will be trained, on what and where."""
+    subject, documents, recipe = study.subject, study.documents, study.members[0].recipe
+    source = subject.run.name if subject.run else f"model {subject.model['name']}"
+    LOGGER.info(
+        f"{source}: {subject.site} at layers {', '.join(map(str, subject.layers))}; "
+        f"{len(documents.training):,} documents to train on, {len(documents.held_out):,} held out"
+    )
+    LOGGER.info(
+        f"{len(study.members)} members ({recipe.kind}, {recipe.d_in} units, {recipe.width} "
+        f"latents), {recipe.n_steps:,} steps of {recipe.batch_size:,} tokens"
+    )
+    place = f"device {decided['device']}, {decided['threads']} threads"
+    LOGGER.info(f"{place}, products in {decided['dtype']}, steps by {decided['trainer']}")
+
+
+def _write_documents(study: "Study", out: RunWriter) -> None:
+    """Write `documents.csv`."""
+    from sdlms.sae.study import DOCUMENT_COLUMNS
+    from sdlms.storage.tables import write_table
+
+    write_table(out.path / DOCUMENTS, DOCUMENT_COLUMNS, study.document_rows())
+    out.output(DOCUMENTS, columns=DOCUMENT_COLUMNS)
+
+
+def _prepare(
+    config: Config, study: "Study", decided: dict[str, Any]
+) -> "tuple[PreTrainedModel | None, Prepared]":
+    """Load the model where it is needed; read what is shared by all members."""
+    from sdlms.models.device import DTYPES, device_of
+    from sdlms.sae.preparation import prepare
+
+    load = study.subject.load_causal if config.ce_tokens else study.subject.load_base
+    model = load(DTYPES[decided["dtype"]], device_of(decided["device"]))
+    acts = study.subject.acts(model)
+    return model, prepare(acts, study.documents, config.batch_size, config.seed)
+
+
+def _train(
+    config: Config,
+    study: "Study",
+    decided: dict[str, Any],
+    prepared: "Prepared",
+    out: RunWriter,
+) -> "list[Pupil]":
+    """Train all members, or go on where a checkpoint ends."""
+    from sdlms.models.device import DTYPES, device_of
+    from sdlms.sae.sweep import Place, trained
+    from sdlms.sae.training import Course
+
+    rule = rule_of(config.select) if config.screen else None
+    course = Course(study.members[0].recipe.n_steps, config.patience, rule)
+    place = Place(DTYPES[decided["dtype"]], device_of(decided["device"]), config.trainer)
+    checkpoint = out.scratch / "training.safetensors"
+    return trained(study.members, prepared, course, place, checkpoint)
+
+
+def _save(
+    config: Config, study: "Study", prepared: "Prepared", pupils: "list[Pupil]", out: RunWriter
+) -> None:
+    """Write every member's folder."""
+    from sdlms.sae.sweep import saved
+
+    training = {"seed": config.seed, "select": config.select, "tokens": config.tokens}
+    for name, columns in saved(out.path, study.subject, prepared, pupils, training):
+        out.output(name, columns=columns)
+
+
+def _note_halved(out: RunWriter, batch_tokens: int) -> None:
+    """Results equal those of other runs only to tolerance then."""
+    out.event("batch_halved", batch_tokens=batch_tokens)
+
+
+def _measure(
+    config: Config, study: "Study", ground: "Ground", pupils: "list[Pupil]", out: RunWriter
+) -> None:
+    """Write `latents.h5` and `sae.csv`; say which members were taken, and why."""
+    from sdlms.sae.choosing import choose
+    from sdlms.sae.measuring import COLUMNS, measure_all
+    from sdlms.storage.tables import write_table
+
+    saved = study.saved(out.path, pupils)
+    rows = measure_all(saved, ground, out.path / LATENTS, study.subject.model)
+    out.output(LATENTS)
+    for choice in choose(rows, rule_of(config.select)):
+        out.event("selected", rule=config.select, **vars(choice))
+        LOGGER.info(f"layer {choice.layer}: {choice.member} is taken ({choice.reason})")
+    write_table(out.path / TABLE, COLUMNS, rows)
+    out.output(TABLE, columns=COLUMNS)

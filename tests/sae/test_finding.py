@@ -1,0 +1,110 @@
+"""What was selected is found by the table of its run; anything else is one line."""
+
+from math import isnan
+from pathlib import Path
+
+import pytest
+
+from sdlms.errors import UserError
+from sdlms.runs.reading import Run
+from sdlms.runs.writing import RunOptions, RunWriter
+from sdlms.sae.dictionary import load_dictionary
+from sdlms.sae.finding import is_sae_folder, trained_in_folder, trained_in_run
+from sdlms.storage.tables import write_table
+from tests.acts.samples import SITE
+from tests.stages.sae_runs import (
+    OTHER,
+    SELECTED,
+    WIDTH,
+    random_dictionary,
+    sae_trained,
+    write_dictionary,
+)
+
+ALL = ("all",)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return sae_trained(tmp_path_factory.mktemp("runs"), None)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return sae_trained(tmp_path_factory.mktemp("runs"), None, sites=("mlp_act", SITE))
+
+
+def test_the_selected_member_of_each_layer(run: Run) -> None:
+    found = trained_in_run(run, None, ALL, None)
+    assert [(each.layer, each.member, each.site) for each in found] == [
+        (1, SELECTED, SITE),
+        (3, SELECTED, SITE),
+    ]
+    assert {(each.l0, each.origin) for each in found} == {(3.5, run.name)}
+    for each in found:
+        assert is_sae_folder(each.folder)
+        assert load_dictionary(each.folder).width == WIDTH
+
+
+def test_members_layers_and_sites_are_chosen(run: Run, both: Run) -> None:
+    assert [each.member for each in trained_in_run(run, SITE, ALL, OTHER)] == [OTHER] * 2
+    for layers in (("3",), ("75%",), ("80%", "3")):
+        assert [each.layer for each in trained_in_run(run, None, layers, None)] == [3]
+    assert [each.layer for each in trained_in_run(run, None, ("3", "1"), None)] == [1, 3]
+    (found,) = trained_in_run(both, "mlp_act", ("1",), None)
+    assert found.folder.parts[-3:] == ("mlp_act", "layer_1", SELECTED)
+
+
+@pytest.mark.parametrize(
+    ("site", "layers", "member", "message"),
+    [
+        (None, ALL, None, "has SAEs of mlp_act, resid_post; choose one: --site mlp_act"),
+        ("attn_out", ALL, None, "--site attn_out: .* has SAEs of mlp_act, resid_post."),
+        (SITE, ("2",), None, "no SAE of layer 2, but of 1, 3."),
+        (SITE, ("1", "8"), None, "there is no layer 8; the model has layers 0 to 3"),
+        (
+            SITE,
+            ALL,
+            "k_3",
+            f"no member 'k_3' at layer 1. Name one by --member: {SELECTED}, {OTHER}",
+        ),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    both: Run, site: str | None, layers: tuple[str, ...], member: str | None, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        trained_in_run(both, site, layers, member)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_layer_where_nothing_was_selected_or_measured(tmp_path: Path) -> None:
+    with RunWriter("sae-train", {}, RunOptions(artifacts=tmp_path)) as out:
+        out.start({}, {})
+        columns = ["site", "layer", "member", "selected", "l0"]
+        row = {"site": SITE, "layer": 2, "member": "k_4_seed0", "selected": 0, "l0": None}
+        write_table(out.path / "sae.csv", columns, [row])
+        out.output("sae.csv", columns=columns)
+    run = Run(out.path)
+    with pytest.raises(UserError, match=r"no member that was selected at layer 2\. Name one"):
+        trained_in_run(run, None, ALL, None)
+    (found,) = trained_in_run(run, None, ALL, "k_4_seed0")
+    assert isnan(found.l0)
+
+
+def test_a_run_without_its_table_is_one_line(tmp_path: Path) -> None:
+    with RunWriter("sae-train", {}, RunOptions(artifacts=tmp_path)) as out:
+        out.start({}, {})
+    with pytest.raises(UserError, match=r"holds no sae\.csv"):
+        trained_in_run(Run(out.path), None, ALL, None)
+
+
+def test_a_folder_is_for_the_one_layer_that_is_named(tmp_path: Path) -> None:
+    folder = write_dictionary(tmp_path / "mine", random_dictionary(0))
+    assert is_sae_folder(folder) and not is_sae_folder(tmp_path)
+    (found,) = trained_in_folder(folder, None, ("2",))
+    assert (found.layer, found.member, found.folder, found.site) == (2, "mine", folder, None)
+    assert isnan(found.l0)
+    for layers in (ALL, ("1", "2"), ("50%",)):
+        with pytest.raises(UserError, match="name its one layer by its index"):
+            trained_in_folder(folder, None, layers)
