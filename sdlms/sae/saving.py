@@ -13,7 +13,12 @@ from sdlms.storage.sae_files import CONFIG, WEIGHTS, write_sae
 from sdlms.storage.tables import write_table
 
 CURVE = "reconstruction_loss.csv"
-FILES = (CONFIG, WEIGHTS["sae-lens"], CURVE)
+# Files of a member's folder, with the columns of tables.
+FILES: dict[str, tuple[str, ...] | None] = {
+    CONFIG: None,
+    WEIGHTS["sae-lens"]: None,
+    CURVE: CURVE_COLUMNS,
+}
 # As TransformerLens calls the sites, which is how others find the place again.
 HOOKS = {
     "resid_pre": "blocks.{layer}.hook_resid_pre",

@@ -74,7 +74,7 @@ def saved(
     prepared: Prepared,
     pupils: Sequence[Pupil],
     training: dict[str, Any],
-) -> Iterator[str]:
+) -> Iterator[tuple[str, Sequence[str] | None]]:
     """Write each member's folder.
 
     Args:
@@ -85,7 +85,7 @@ def saved(
         training: settings that all share, for the metadata.
 
     Yields:
-        Files that are complete, relative to the run.
+        Files that are complete, relative to the run, with the columns of tables.
     """
     capture = None if subject.run is None else subject.run.name
     for pupil in pupils:
@@ -98,4 +98,5 @@ def saved(
         scale = float(prepared.scales[index])
         acts = prepared.measured.acts[index, :COMPARED_ROWS].float()
         save_member(run_folder / folder, pupil, scale, metadata, acts)
-        yield from (str(folder / name) for name in FILES)
+        for name, columns in FILES.items():
+            yield str(folder / name), columns

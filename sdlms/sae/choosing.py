@@ -1,0 +1,83 @@
+"""Apply the rule of selection to measured members, layer by layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from sdlms.sae.measuring import Row
+from sdlms.sae.selection import Point, Rule, front_of, ranked
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was taken at one layer.
+
+    Attributes:
+        layer: from 0.
+        member: that was taken: of the chosen coefficient, the one with the first seed.
+        reason: why, in a few words.
+        front: each coefficient's L0, FVU and cross-entropy recovered, its seeds averaged, whether
+            it was given up early, and whether no other beats it in both L0 and FVU.
+    """
+
+    layer: int
+    member: str
+    reason: str
+    front: list[dict[str, Any]]
+
+
+def choose(rows: Sequence[Row], rule: Rule) -> list[Choice]:
+    """Take one member of each layer, and mark its row as selected.
+
+    Coefficients that were given up early show where the front lies, but are never taken.
+
+    Args:
+        rows: of `sae.csv`.
+        rule: as it was asked for.
+    """
+    layers = sorted({int(str(row["layer"])) for row in rows})
+    return [
+        _choose([row for row in rows if row["layer"] == layer], layer, rule) for layer in layers
+    ]
+
+
+def _choose(rows: Sequence[Row], layer: int, rule: Rule) -> Choice:
+    """One layer's choice."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["coefficient"], []).append(row)
+    points = [_point(group) for group in groups.values()]
+    order, reason = ranked(rule, points)
+    grouped = list(groups.values())
+    first = next(i for i in order if not _is_screened(grouped[i]))
+    if first != order[0]:
+        reason = f"the first of those that were not given up early, by {rule}"
+    taken = grouped[first][0]
+    taken["selected"] = 1
+    on_front = front_of(points)
+    front = [
+        {
+            "coefficient": coefficient,
+            "l0": point.l0,
+            "fvu": point.fvu,
+            "ce_recovered": None if point.ce != point.ce else point.ce,
+            "screened": _is_screened(group),
+            "on_front": i in on_front,
+        }
+        for i, (point, (coefficient, group)) in enumerate(zip(points, groups.items(), strict=True))
+    ]
+    return Choice(layer, str(taken["member"]), reason, front)
+
+
+def _is_screened(group: Sequence[Row]) -> bool:
+    """Whether a coefficient was given up early."""
+    return any(row["screened"] for row in group)
+
+
+def _point(group: Sequence[Row]) -> Point:
+    """A coefficient's place, its seeds averaged."""
+    l0, fvu, ce = (
+        fmean(float(str(row[name])) for row in group) for name in ("l0", "fvu", "ce_recovered")
+    )
+    return Point(l0, fvu, ce)

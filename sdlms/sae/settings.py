@@ -1,0 +1,74 @@
+"""Settings of a sweep, checked and completed before anything heavy is imported."""
+
+from sdlms.errors import UserError
+from sdlms.sae.recipe import COEFFICIENTS, Kind, Recipe
+
+# L1 on activations whose mean squared distance from their mean is their number of units.
+COEFFICIENT_DEFAULTS: dict[str, tuple[float, ...]] = {
+    "l1": (0.3, 1.0, 3.0),
+    "k": (16.0, 32.0, 64.0),
+    "l0": (0.03, 0.1, 0.3),
+}
+MOST_DEAD_STEPS = 1000
+
+
+def coefficients_of(kind: Kind, given: dict[str, tuple[float, ...]]) -> tuple[float, ...]:
+    """What is swept over, ascending.
+
+    Args:
+        kind: `--arch`.
+        given: what `--l1`, `--k` and `--l0` say; empty where they are not given.
+
+    Raises:
+        UserError: a flag belongs to another architecture, or values repeat or are not above 0.
+    """
+    own = COEFFICIENTS[kind]
+    for flag, values in given.items():
+        if flag != own and values:
+            raise UserError(f"--{flag} is not for --arch {kind}; its sweep is over --{own}.")
+    values = given[own] or COEFFICIENT_DEFAULTS[own]
+    if min(values) <= 0 or len(set(values)) < len(values):
+        words = ", ".join(f"{value:g}" for value in values)
+        raise UserError(f"--{own}: values must differ and be above 0, got {words}.")
+    return tuple(sorted(map(float, values)))
+
+
+def check_k(kind: Kind, coefficients: tuple[float, ...], width: int) -> None:
+    """Make sure that there are as many latents as are to be active.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if COEFFICIENTS[kind] == "k" and coefficients[-1] > width:
+        raise UserError(
+            f"--k {coefficients[-1]:g}: there are {width} latents only. Take a smaller k or a "
+            "larger --expansion."
+        )
+
+
+def recipe_of(
+    kind: Kind, sizes: tuple[int, int], coefficient: float, n_steps: int, batch: tuple[int, float]
+) -> Recipe:
+    """What all members share: both rates warm up over 5 % of the steps, Adam's falls over 20 %.
+
+    Args:
+        kind: `--arch`.
+        sizes: units and latents.
+        coefficient: of one member.
+        n_steps: updates.
+        batch: tokens in an update, and Adam's largest rate.
+    """
+    return Recipe(
+        kind=kind,
+        d_in=sizes[0],
+        width=sizes[1],
+        coefficient=coefficient,
+        seed=0,
+        n_steps=n_steps,
+        batch_size=batch[0],
+        lr=batch[1],
+        lr_warm_up_steps=n_steps // 20,
+        lr_decay_steps=n_steps // 5,
+        warm_up_steps=n_steps // 20,
+        dead_after_steps=min(MOST_DEAD_STEPS, max(1, n_steps // 10)),
+    )

@@ -1,0 +1,155 @@
+"""A sweep over one subject, from what is known beforehand to what is measured in the end."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from sdlms.models.architectures import Site
+from sdlms.models.batching import DEFAULT_BUDGET
+from sdlms.sae.cross_entropy import Scoring
+from sdlms.sae.dictionary import SAVED_AS
+from sdlms.sae.documents import Documents
+from sdlms.sae.measuring import Ground, Row, Saved
+from sdlms.sae.members import Member, member_name
+from sdlms.sae.preparation import Prepared
+from sdlms.sae.pupil import Pupil
+from sdlms.sae.saving import folder_of
+from sdlms.sae.screening import SCREENED
+from sdlms.sae.subject import Subject
+from sdlms.storage.counts import masked_lengths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DOCUMENT_COLUMNS = ("document_id", "task", "split", "tokens", "measured", "cross_entropy")
+# Of a member in scratch and in memory: weights, two moments of Adam, the best weights; a new
+# checkpoint beside the old one; and what is published.
+COPIES = 2 * 4 + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What is trained on, by which members, and which documents are held out.
+
+    Attributes:
+        subject: where activations come from.
+        data: what was read of each task, as `meta.jsonl` records it; empty with a capture.
+        documents: their roles.
+        members: the sweep.
+    """
+
+    subject: Subject
+    data: list[dict[str, Any]]
+    documents: Documents
+    members: list[Member]
+
+    def resolved(self) -> dict[str, Any]:
+        """What the inputs turned out to be, for `meta.jsonl`."""
+        subject, recipe = self.subject, self.members[0].recipe
+        return {
+            "acts": None if subject.run is None else subject.run.name,
+            "model": subject.model,
+            "data": self.data,
+            "site": subject.site,
+            "layers": subject.layers,
+            "d_in": recipe.d_in,
+            "width": recipe.width,
+            "expansion": recipe.width / subject.d_model,
+            "steps": recipe.n_steps,
+            "members": list(dict.fromkeys(member.name for member in self.members)),
+        }
+
+    def predicted_bytes(self) -> int:
+        """What the run will take on disk, checkpoints among it."""
+        recipe, n_measured = self.members[0].recipe, len(self.documents.measured)
+        weights = COPIES * 4 * (2 * recipe.d_in + 4) * recipe.width
+        tables = (4 * n_measured + 400) * recipe.width
+        return len(self.members) * (weights + tables)
+
+    def document_rows(self) -> Iterator[Row]:
+        """`documents.csv`: each document that has a role."""
+        rows, counts = self.subject.rows, masked_lengths(self.subject.rows)
+        measured, scored = (
+            set(d.tolist()) for d in (self.documents.measured, self.documents.scored)
+        )
+        for document, split in self.documents.splits():
+            yield {
+                "document_id": rows.document_ids[document],
+                "task": rows.document_tasks[document],
+                "split": split,
+                "tokens": int(counts[document]),
+                "measured": int(document in measured),
+                "cross_entropy": int(document in scored),
+            }
+
+    def saved(self, run_folder: Path, pupils: Sequence[Pupil]) -> list[Saved]:
+        """The members on disk, with what is known of them without measuring."""
+        return [self._saved(run_folder, pupil) for pupil in pupils]
+
+    def _saved(self, run_folder: Path, pupil: Pupil) -> Saved:
+        member, recipe, site = pupil.member, pupil.member.recipe, self.subject.site
+        facts: Row = {
+            "site": site,
+            "layer": member.layer,
+            "member": member.name,
+            "selected": 0,
+            "screened": int(pupil.progress.ended == SCREENED),
+            "architecture": SAVED_AS[recipe.kind],
+            "coefficient": recipe.coefficient,
+            "seed": recipe.seed,
+            "d_in": recipe.d_in,
+            "width": recipe.width,
+            "expansion": recipe.width / self.subject.d_model,
+            "steps": int(pupil.progress.curve[-1]["step"]),
+            "best_step": pupil.progress.best_step,
+            "ended": pupil.progress.ended,
+        }
+        folder = run_folder / folder_of(site, member.layer, member.name)
+        return Saved(member.layer, member.name, folder, facts, self._partner(member))
+
+    def _partner(self, member: Member) -> str:
+        """The member with the next seed; the last seed's is the first."""
+        same = [
+            other.recipe
+            for other in self.members
+            if other.layer == member.layer and other.recipe.coefficient == member.recipe.coefficient
+        ]
+        after = same[(same.index(member.recipe) + 1) % len(same)]
+        return "" if after == member.recipe else member_name(after)
+
+    def ground(
+        self,
+        prepared: Prepared,
+        model: "PreTrainedModel | None",
+        device: torch.device,
+        seed: int,
+        on_halved: Callable[[int], None],
+    ) -> Ground:
+        """What members are measured on.
+
+        Args:
+            prepared: held-out tokens, and statistics of training tokens.
+            model: with its head; looked at only where documents are scored.
+            device: to compute on.
+            seed: of intervals and samples.
+            on_halved: told the tokens of a batch when memory runs out.
+        """
+        rows, documents, scoring = self.subject.rows, self.documents, None
+        if len(documents.scored):
+            scored = rows.subset(documents.scored.tolist())
+            budget = DEFAULT_BUDGET[device.type]
+            scoring = Scoring(cast("PreTrainedModel", model), scored, budget, on_halved)
+        return Ground(
+            site=cast(Site, self.subject.site),
+            layers=self.subject.layers,
+            tokens=prepared.measured,
+            moments=prepared.moments,
+            document_ids=[rows.document_ids[d] for d in documents.measured],
+            document_tasks=[rows.document_tasks[d] for d in documents.measured],
+            scoring=scoring,
+            device=device,
+            seed=seed,
+        )
