@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +20,48 @@ class Documents:
 
     Attributes:
         training: learned from.
+        unused: neither: more than the tokens that were asked for.
         held_out: never learned from.
         measured: of the held-out ones, those on which everything is measured.
         scored: of these, those on which cross-entropy is.
     """
 
     training: NDArray[np.int64]
+    unused: NDArray[np.int64]
     held_out: NDArray[np.int64]
     measured: NDArray[np.int64]
     scored: NDArray[np.int64]
 
     def splits(self) -> list[tuple[int, str]]:
-        """Each document that has a role, ascending, with `train` or `validation`."""
-        named = [(int(document), "train") for document in self.training]
-        return sorted(named + [(int(document), "validation") for document in self.held_out])
+        """Each document that has tokens, ascending, with `train`, `validation` or `unused`."""
+        named = {"train": self.training, "validation": self.held_out, "unused": self.unused}
+        return sorted((int(d), split) for split, documents in named.items() for d in documents)
+
+
+class Budgets(NamedTuple):
+    """Tokens of mask 1, in whole documents.
+
+    Attributes:
+        training: that are learned from; a twentieth more are read, for what no batch takes.
+        measured: on which SAEs are measured.
+        scored: of these, for cross-entropy; 0 chooses none.
+    """
+
+    training: int
+    measured: int
+    scored: int
 
 
 def documents_by_role(
-    counts: NDArray[np.int64], tasks: Sequence[str], seed: int, eval_tokens: int, ce_tokens: int
+    counts: NDArray[np.int64], tasks: Sequence[str], seed: int, budgets: Budgets
 ) -> Documents:
-    """Hold back a fifth of each task's documents, and choose those that are measured.
+    """Hold back a fifth of each task's documents, and choose what is learned from and measured.
 
     Args:
         counts: `[document]` tokens of mask 1.
         tasks: of each document.
-        seed: of the split and of the choice.
-        eval_tokens: on which SAEs are measured, in whole documents.
-        ce_tokens: of these, for cross-entropy; 0 chooses none.
+        seed: of the split and of every choice.
+        budgets: how much of each.
 
     Raises:
         UserError: too few documents have tokens.
@@ -61,7 +77,11 @@ def documents_by_role(
     held_out = readable[roles == TEST]
     if not len(held_out):  # every task has one document
         held_out = readable[-1:]
-    training = np.setdiff1d(readable, held_out)
-    measured = held_out[documents_within(counts[held_out], eval_tokens, seed)]
-    scored = measured[documents_within(counts[measured], ce_tokens, seed)] if ce_tokens else []
-    return Documents(training, held_out, measured, np.asarray(scored, dtype=np.int64))
+    others = np.setdiff1d(readable, held_out)
+    wanted = max(budgets.training + budgets.training // 20, 1)
+    training = others[documents_within(counts[others], wanted, seed)]
+    measured = held_out[documents_within(counts[held_out], budgets.measured, seed)]
+    scored = measured[:0]
+    if budgets.scored:
+        scored = measured[documents_within(counts[measured], budgets.scored, seed)]
+    return Documents(training, np.setdiff1d(others, training), held_out, measured, scored)

@@ -46,27 +46,26 @@ def check_k(kind: Kind, coefficients: tuple[float, ...], width: int) -> None:
         )
 
 
-def recipe_of(
-    kind: Kind, sizes: tuple[int, int], coefficient: float, n_steps: int, batch: tuple[int, float]
-) -> Recipe:
+def recipe_of(kind: Kind, sizes: tuple[int, int], batches: tuple[int, int, float]) -> Recipe:
     """What all members share: both rates warm up over 5 % of the steps, Adam's falls over 20 %.
+
+    Coefficient and seed are each member's own.
 
     Args:
         kind: `--arch`.
         sizes: units and latents.
-        coefficient: of one member.
-        n_steps: updates.
-        batch: tokens in an update, and Adam's largest rate.
+        batches: updates, tokens in each, and Adam's largest rate.
     """
+    n_steps, batch_size, lr = batches
     return Recipe(
         kind=kind,
         d_in=sizes[0],
         width=sizes[1],
-        coefficient=coefficient,
+        coefficient=1.0,
         seed=0,
         n_steps=n_steps,
-        batch_size=batch[0],
-        lr=batch[1],
+        batch_size=batch_size,
+        lr=lr,
         lr_warm_up_steps=n_steps // 20,
         lr_decay_steps=n_steps // 5,
         warm_up_steps=n_steps // 20,

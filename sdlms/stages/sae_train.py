@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "sdlms-medium"
 DEFAULT_TASKS = ("training",)
 DEFAULT_SITE = "resid_post"
-LONGEST_DOCUMENT = 1 << 20  # tokens; longer than any context
 TABLE, LATENTS, DOCUMENTS = "sae.csv", "latents.h5", "documents.csv"
 
 
@@ -165,7 +164,7 @@ def run(config: Config, out: RunWriter) -> None:
 def _plan(config: Config, out: RunWriter) -> "tuple[Study, dict[str, Any]]":
     """Check every setting and input; read tokens and documents."""
     from sdlms.models.device import decisions, device_of
-    from sdlms.sae.documents import documents_by_role
+    from sdlms.sae.documents import Budgets, documents_by_role
     from sdlms.sae.members import members_of
     from sdlms.sae.stream import check_enough
     from sdlms.sae.study import Study
@@ -176,12 +175,13 @@ def _plan(config: Config, out: RunWriter) -> "tuple[Study, dict[str, Any]]":
     decided["trainer"] = trainer_of(config.arch, config.trainer)
     subject, tasks = _subject(config, out)
     counts, names = masked_lengths(subject.rows), subject.rows.document_tasks
-    documents = documents_by_role(counts, names, config.seed, config.eval_tokens, config.ce_tokens)
+    budgets = Budgets(config.tokens, config.eval_tokens, config.ce_tokens)
+    documents = documents_by_role(counts, names, config.seed, budgets)
     check_enough(int(counts[documents.training].sum()), config.batch_size)
     width = config.width or round(config.expansion * subject.d_model)
     check_k(config.arch, config.coefficients, width)
-    n_steps, batch = config.tokens // config.batch_size, (config.batch_size, config.lr)
-    recipe = recipe_of(config.arch, (subject.n_units, width), 1.0, n_steps, batch)
+    batches = (config.tokens // config.batch_size, config.batch_size, config.lr)
+    recipe = recipe_of(config.arch, (subject.n_units, width), batches)
     seeds = range(config.seed, config.seed + config.seeds)
     members = members_of(recipe, subject.layers, config.coefficients, seeds)
     return Study(subject, [task.record() for task in tasks], documents, members), decided
@@ -202,7 +202,7 @@ def _subject(config: Config, out: RunWriter) -> "tuple[Subject, list[Task]]":
     tasks = load_tasks(config.tasks, config.texts, config.field)
     texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
     # Of each task more than is trained on, for a fifth is held out; and at least one document.
-    budget = Budget(max(2 * config.tokens, LONGEST_DOCUMENT), 0, config.seed)
+    budget = Budget(max(2 * config.tokens, 1 << 20), 0, config.seed)
     inputs = read_inputs(source, model_config, texts, budget)
     warn_of_truncation(inputs.tokens)
     site: Site = config.site or DEFAULT_SITE  # type: ignore[assignment]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sdlms.acts import Acts
-from sdlms.sae.documents import documents_by_role
+from sdlms.sae.documents import Budgets, documents_by_role
 from sdlms.sae.members import Member, members_of
 from sdlms.sae.preparation import Prepared, prepare
 from sdlms.sae.pupil import Pupil
@@ -32,7 +32,7 @@ def sparse_acts(n_documents: int = 40, length: int = 30, n_layers: int = 2, seed
 
 def prepared_acts(acts: Acts, batch_size: int = 64) -> Prepared:
     counts = np.full(acts.n_documents, acts.lengths[0] - 1)
-    documents = documents_by_role(counts, [""] * acts.n_documents, 0, 10_000, 0)
+    documents = documents_by_role(counts, [""] * acts.n_documents, 0, Budgets(10_000, 10_000, 0))
     return prepare(acts, documents, batch_size, 0)
 
 
