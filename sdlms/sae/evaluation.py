@@ -62,7 +62,7 @@ class Evaluation:
         l0: mean number of active latents per row.
         l0_p5: quantiles of that number over rows, between two of them by linear interpolation.
         l0_p50: the median.
-        l0_p95: nineteen in twenty have fewer.
+        l0_p95: what nineteen in twenty rows do not exceed.
         n_dead: latents that fire on none of these rows.
         n_dense: latents that fire on more than 10 % of them.
         shrinkage: mean of |y - m| / |x - m| over rows with x != m; below 1 where y is too short.

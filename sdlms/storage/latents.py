@@ -85,7 +85,7 @@ class LatentsHeader:
 
     Attributes:
         model: its name; `revision` is the hub commit or empty.
-        sae: the run or folder that the autoencoders lie in.
+        sae: the run or folder that the autoencoders lie in; empty for the run of the file itself.
         widths: latents of each member, in the order in which members are listed.
         document_ids: of the documents that were measured.
         document_tasks: of each.
