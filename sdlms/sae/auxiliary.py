@@ -36,7 +36,7 @@ class Revival:
         """
         centred, error = passed
         rows = decoder[self._which]
-        values, chosen = self._taken(scored[0][:, self._which])
+        values, chosen = self._taken(scored[0].index_select(1, self._which))
         values = (values.float() / scored[1][self._which]).to(self._products)
         # Both are differences from the input, so that their sum is what is left over.
         gap = (self._product(values, rows) + error) * self._share

@@ -120,8 +120,9 @@ class OwnLearner(ABC):
 
     def _centred(self, acts: Tensor) -> Tensor:
         """Activations without the decoder's bias."""
+        bias = self.adam.params["b_dec"]
         room = self._room("centred", *acts.shape, dtype=torch.float32)
-        return torch.sub(acts, self.adam.params["b_dec"], out=room)
+        return torch.sub(acts.to(bias.device), bias, out=room)
 
     def _room(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Scratch of that shape, in the products' type unless another is named."""

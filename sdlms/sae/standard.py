@@ -48,7 +48,8 @@ class StandardLearner(OwnLearner):
             self._dense_backward(passed, l1 / 2 * norms)
         else:
             self._sparse_backward(passed, passed.entries, l1 / 2 * norms)
-        grads["W_dec"].addcmul_((l1 / 2 * totals / norms)[:, None], params["W_dec"])
+        of_norms = (l1 / 2 * totals / norms).where(norms != 0, 0.0)
+        grads["W_dec"].addcmul_(of_norms[:, None], params["W_dec"])
         grads["b_dec"].copy_(passed.error.sum(0) - grads["b_enc"] @ params["W_enc"])
         return _sums_of(passed, l1 * torch.dot(totals, norms)), totals > 0
 
@@ -88,7 +89,7 @@ class StandardLearner(OwnLearner):
         encoder = self._as_factor("encoder", params["W_enc"])
         bias = params["b_enc"].to(self._products)
         torch.addmm(bias, self._as_factor("x", centred), encoder.T, out=latents).relu_()
-        active = torch.gt(latents, 0, out=self._room("inner", *latents.shape))
+        active = torch.ne(latents, 0, out=self._room("inner", *latents.shape))
         n_active = column_sums(active).sum(dtype=torch.float64)
         error = self._room("error", *acts.shape, dtype=torch.float32)
         if self._are_few(n_active, latents):
