@@ -1,20 +1,22 @@
 """The settings of studies: each file is read by its stage, and says what the design pins."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sdlms import cli
+from sdlms import cli as command_line
 from sdlms.errors import UserError
 from sdlms.models.layers import DEFAULT_LAYERS, layers_of
 from sdlms.options import dashed, options_of, read_defaults
 from sdlms.stages import capture
 from sdlms.storage.assets import asset_folder
 from sdlms.storage.manifests import read_manifest_lines
+from sdlms.storage.tables import read_table
 from sdlms.tasks import embedded_manifests
 
 CONFIGS = asset_folder("configs")
-STAGES = {dashed(stage.__name__.rpartition(".")[2]): stage for stage in cli.STAGES}
+STAGES = {dashed(stage.__name__.rpartition(".")[2]): stage for stage in command_line.STAGES}
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("*/*.toml"))
 PYTHIA = {
     "70m": (6, [2, 3, 5]),
@@ -82,3 +84,19 @@ def test_without_a_network_the_first_data_set_says_what_to_do(
         "pythia.jsonl:1: data set openai/openai_humaneval: the hub cannot be reached and the "
         "cache under HF_HOME does not hold it. Run once with a network, or give a local folder."
     )
+
+
+@pytest.mark.slow
+def test_the_demo_recovers_nine_tenths_of_the_cross_entropy_with_32_latents(
+    tmp_path: Path, cli: Callable[..., int]
+) -> None:
+    demo = CONFIGS / "sae-train/demo.toml"
+    assert cli("sae-train", "--config", demo, "--artifacts", tmp_path, "--threads", 2) == 0
+    (run,) = tmp_path.glob("*_sae-train")
+    rows = read_table(run / "sae.csv")
+    assert {row["layer"] for row in rows} == {"1", "2", "3"}
+    reached = [r for r in rows if float(r["l0"]) <= 32 and float(r["ce_recovered_low"]) >= 0.9]
+    assert {row["layer"] for row in reached} == {"1", "2", "3"}
+    taken = [row for row in rows if row["selected"] == "1"]
+    assert [row["layer"] for row in taken] == ["1", "2", "3"]
+    assert all(float(row["fvu"]) < float(row["pca_fvu"]) for row in taken)
