@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdlms.errors import UserError
+from sdlms.models.batching import is_out_of_memory
 from sdlms.progress import LOGGER, Progress
 from sdlms.sae.pupil import Pupil
 from sdlms.sae.screening import rungs_of, screen
@@ -80,7 +82,7 @@ class Training:
         becomes does not depend on when they were.
 
         Raises:
-            UserError: a member diverges; what was saved last stays.
+            UserError: a member diverges, or the memory is too small; what was saved last stays.
         """
         if checkpoint.exists():
             self._restore(checkpoint)
@@ -98,7 +100,24 @@ class Training:
                 progress.advance(self._stream.batch_size)
 
     def _step(self, batch: Tensor) -> None:
-        """One update of every member that learns."""
+        """One update of every member that learns.
+
+        Raises:
+            UserError: it does not fit the memory. Smaller batches would be another training.
+        """
+        try:
+            self._update(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{len(self.pupils)} members with batches of {self._stream.batch_size} tokens do "
+                f"not fit the memory of {self._scales.device}. Lower --batch-size or --expansion, "
+                "or name fewer --layers or coefficients."
+            ) from None
+
+    def _update(self, batch: Tensor) -> None:
+        """One update of every member, layer by layer."""
         for index, layer in enumerate(self._layers):
             pupils = [p for p in self.pupils if p.member.layer == layer and p.learns]
             if pupils:

@@ -98,3 +98,13 @@ def test_evaluations_are_forty_and_the_last_step() -> None:
     steps = [step for step in range(1, 1004) if course.is_evaluation(step)]
     assert steps == [*range(25, 1001, 25), 1003]
     assert Course(n_steps=3, patience=0).every == 1
+
+
+def test_too_little_memory_is_one_line(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = training_of(prepared)
+    learner = training.pupils[0].learner
+    monkeypatch.setattr(learner, "step", lambda acts: torch.empty(2**50))
+    with pytest.raises(
+        UserError, match="4 members with batches of 64 tokens do not fit the memory"
+    ):
+        training._step(next(training._stream.batches()))
