@@ -132,17 +132,25 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
     return _choose(read_manifest(default), names)
 
 
-def check_sources(tasks: tuple[str, ...], texts: Path | None, field: str) -> None:
+def check_sources(
+    tasks: tuple[str, ...], texts: Path | None, field: str, default: str = DEFAULT_MANIFEST
+) -> None:
     """Check `--tasks`, `--texts` and `--field` before anything is read.
+
+    Args:
+        tasks: manifest or names.
+        texts: file to read instead.
+        field: key of the text.
+        default: what `--tasks` is where nobody says; only then may there be texts.
 
     Raises:
         UserError: no tasks or tasks and texts are named, or a key where no records are read.
     """
     _refuse_none(tasks)
-    if texts is not None and tasks != (DEFAULT_MANIFEST,):
+    if texts is not None and tasks != (default,):
         raise UserError(
             "--tasks and --texts exclude each other (a --config file counts). "
-            f"Give one of them; `--tasks {DEFAULT_MANIFEST}` is the default."
+            f"Give one of them; `--tasks {default}` is the default."
         )
     if field != DEFAULT_FIELD and (texts is None or not holds_records(texts)):
         raise UserError(f"--field {field} is for --texts FILE.jsonl or FILE.parquet.")

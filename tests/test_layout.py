@@ -202,6 +202,9 @@ def test_packages_are_empty_but_for_their_modules() -> None:
     [
         ["--help"],
         ["capture", "--help"],
+        ["sae-train", "--help"],
+        ["sae-latents", "--help"],
+        ["sae-evaluate", "--help"],
         ["probe", "--help"],
         ["runs", "--help"],
         ["models", "--help"],

@@ -58,7 +58,7 @@ class Tally:
         return self.n_active / self.n_tokens if self.n_tokens else float("nan")
 
     @property
-    def fvu(self) -> float:
+    def fvu_own_mean(self) -> float:
         """Fraction of variance unexplained, about the mean of these tokens; NaN without variance.
 
         Squared error over squared distance from the mean, both summed over tokens and units.

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdlms.errors import UserError
 from sdlms.sae.dictionary import Dictionary
 from sdlms.sae.latent_tables import Firing, LatentTables, TableSums
 from sdlms.sae.reconstruction import (
@@ -111,8 +112,8 @@ def measure(dictionary: Dictionary, held_out: HeldOut, mean: Tensor, seed: int) 
         seed: of the documents that the interval draws.
 
     Raises:
-        ValueError: a latent or a reconstruction is not finite, or there are not as many positions
-            or tasks as rows or documents.
+        UserError: a latent or a reconstruction is not finite.
+        ValueError: there are not as many positions or tasks as rows or documents.
     """
     measuring = Measuring(dictionary, held_out, mean)
     n_rows = max(1, BLOCK_BYTES // max(4 * dictionary.width, 8 * dictionary.d_in))
@@ -148,7 +149,7 @@ class Measuring:
         """Take the next rows, `[row, unit]` in the stored type.
 
         Raises:
-            ValueError: a latent or a reconstruction is not finite.
+            UserError: a latent or a reconstruction is not finite.
         """
         rows = slice(self._n_rows, self._n_rows + len(acts))
         acts = acts.to(self._dictionary.decoder.device).float()
@@ -156,7 +157,10 @@ class Measuring:
         outputs = self._dictionary.decode(latents, acts)
         values = row_values(acts, outputs, _silent(self._dictionary, acts), self._mean)
         if not np.isfinite(values).all():  # nor is it where a latent is not
-            raise ValueError("a latent or a reconstruction is not finite")
+            raise UserError(
+                "a latent or a reconstruction is not finite: this SAE cannot be used on these "
+                "activations. Leave it out."
+            )
         self._rows[:, rows] = values
         where, which = (latents > 0).nonzero(as_tuple=True)
         strengths = latents[where, which].cpu().numpy()

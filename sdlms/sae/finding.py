@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
+from typing import Any
 
 from sdlms.errors import UserError
 from sdlms.models.layers import layers_of
 from sdlms.runs.reading import Run
 from sdlms.sae.saving import folder_of
+from sdlms.storage.files import sha256_of
 from sdlms.storage.sae_files import CONFIG
 from sdlms.storage.tables import read_table
 
@@ -34,6 +36,12 @@ class Trained:
     member: str
     folder: Path
     l0: float
+
+    def record(self) -> dict[str, Any]:
+        """What `meta.jsonl` says of it: where it is for, and the hashes of its weights."""
+        weights = sorted(self.folder.glob("*.safetensors"))
+        hashes = {path.name: sha256_of(path) for path in weights}
+        return {"layer": self.layer, "member": self.member, "weights": hashes}
 
 
 def is_sae_folder(path: Path) -> bool:
@@ -68,6 +76,20 @@ def trained_in_run(
     Raises:
         UserError: there is no such site, layer or member.
     """
+    rows = rows_of_site(run, site)
+    return [_of_layer(run, rows, layer, member) for layer in layers_held(run, rows, layers)]
+
+
+def rows_of_site(run: Run, site: str | None) -> list[dict[str, str]]:
+    """The rows of a run's `sae.csv`.
+
+    Args:
+        run: complete.
+        site: whose; may be left out where the run has only one.
+
+    Raises:
+        UserError: there is no table, or no such site, or several.
+    """
     if not (run.path / TABLE).is_file():
         raise UserError(f"{run.name} holds no {TABLE}, so nobody knows its SAEs.")
     table = read_table(run.path / TABLE)
@@ -76,13 +98,16 @@ def trained_in_run(
         raise UserError(f"{run.name} has SAEs of {', '.join(sites)}; choose one: --site {sites[0]}")
     if site is not None and site not in sites:
         raise UserError(f"--site {site}: {run.name} has SAEs of {', '.join(sites)}.")
-    rows = [row for row in table if row["site"] == (site or sites[0])]
+    return [row for row in table if row["site"] == (site or sites[0])]
+
+
+def layers_held(run: Run, rows: list[dict[str, str]], layers: tuple[str, ...]) -> list[int]:
+    """The layers that are asked for, all of which have autoencoders, ascending.
+
+    Raises:
+        UserError: one of them has none.
+    """
     held = sorted({int(row["layer"]) for row in rows})
-    return [_of_layer(run, rows, layer, member) for layer in _wanted(run, held, layers)]
-
-
-def _wanted(run: Run, held: list[int], layers: tuple[str, ...]) -> list[int]:
-    """The layers that are asked for, all of which have autoencoders."""
     if layers == ALL:
         return held
     wanted = layers_of(layers, int(run.start["resolved"]["model"]["n_layers"]))
@@ -101,6 +126,11 @@ def _of_layer(run: Run, rows: list[dict[str, str]], layer: int, member: str | No
         names = ", ".join(row["member"] for row in here)
         problem = f"no member '{member}'" if member else "no member that was selected"
         raise UserError(f"{run.name} has {problem} at layer {layer}. Name one by --member: {names}")
-    site, name = found["site"], found["member"]
+    return trained_of(run, found)
+
+
+def trained_of(run: Run, row: dict[str, str]) -> Trained:
+    """The autoencoder of a row."""
+    site, layer, name = row["site"], int(row["layer"]), row["member"]
     folder = run.path / folder_of(site, layer, name)
-    return Trained(run.name, site, layer, name, folder, float(found["l0"] or "nan"))
+    return Trained(run.name, site, layer, name, folder, float(row["l0"] or "nan"))

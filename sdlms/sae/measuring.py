@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sdlms.acts.flattening import TokenRows
+from sdlms.errors import UserError
 from sdlms.models.architectures import Site
 from sdlms.progress import Progress
 from sdlms.sae.baselines import Moments, PrincipalEnergies, components_for
@@ -101,7 +102,9 @@ class Ground:
     seed: int
 
 
-def measure_all(saved: Sequence[Saved], ground: Ground, latents: Path, model: Any) -> list[Row]:
+def measure_all(
+    saved: Sequence[Saved], ground: Ground, latents: Path, model: Any, origin: str = ""
+) -> list[Row]:
     """Measure every autoencoder, and write `latents.h5`.
 
     Args:
@@ -109,12 +112,16 @@ def measure_all(saved: Sequence[Saved], ground: Ground, latents: Path, model: An
         ground: what they are measured on.
         latents: the file to write.
         model: name and revision of the model, as `meta.jsonl` records it.
+        origin: where the autoencoders come from; empty for the run that is being written.
 
     Returns:
         A row for each, by `COLUMNS`, in their order; `selected` is 0.
+
+    Raises:
+        UserError: a latent or a reconstruction of one of them is not finite.
     """
     loaded = {(each.layer, each.name): load_dictionary(each.folder) for each in saved}
-    header = _header(loaded, ground, model)
+    header = _header(loaded, ground, model, origin)
     create_latents(latents, header)
     rows: list[Row] = []
     with (
@@ -132,14 +139,14 @@ def measure_all(saved: Sequence[Saved], ground: Ground, latents: Path, model: An
 
 
 def _header(
-    loaded: dict[tuple[int, str], Dictionary], ground: Ground, model: dict[str, Any]
+    loaded: dict[tuple[int, str], Dictionary], ground: Ground, model: dict[str, Any], origin: str
 ) -> LatentsHeader:
     """What `latents.h5` is about."""
     members = {LatentsMember(ground.site, *key): own.width for key, own in loaded.items()}
     return LatentsHeader(
         model=model["name"],
         revision=model["commit"] or "",
-        sae="",
+        sae=origin,
         widths=members,
         document_ids=ground.document_ids,
         document_tasks=ground.document_tasks,
@@ -166,7 +173,10 @@ class _Layer:
         rows: list[Row] = []
         alive: dict[str, NDArray[Any]] = {}
         for each, dictionary in zip(self.saved, self.dictionaries, strict=True):
-            found, tables = measure(dictionary, held_out, moments.mean, ground.seed)
+            try:
+                found, tables = measure(dictionary, held_out, moments.mean, ground.seed)
+            except UserError as error:
+                raise UserError(f"{each.name}, layer {each.layer}: {error}") from None
             member = LatentsMember(ground.site, each.layer, each.name)
             write_member(writer, header, member, tables.arrays())
             alive[each.name] = tables.firing_count > 0

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from sdlms.acts.description import Description
 from sdlms.acts.file_source import FileSource, chosen_site, located
 from sdlms.errors import UserError
-from sdlms.runs.reading import Run
+from sdlms.progress import LOGGER
+from sdlms.runs.meta import META
+from sdlms.runs.reading import Run, find_run
 from sdlms.sae.dictionary import Dictionary
 from sdlms.sae.finding import Trained
+from sdlms.storage.files import sha256_of
 from sdlms.storage.row_file import find_rows
 
 
@@ -30,6 +33,22 @@ def check_model(sae: Run, acts: Run) -> None:
             f"{sae.name} is of the model {one.get('name')}, {acts.name} of {other.get('name')}: "
             f"their {key} differ. Choose runs of one model."
         )
+
+
+def capture_of(sae: Run) -> Run:
+    """The capture that a sae-train run was trained on.
+
+    Raises:
+        UserError: it was trained without one, or the capture is gone or is another one now.
+    """
+    read = next(iter(sae.all_of("input")), None)
+    if read is None:
+        raise UserError(f"{sae.name} was trained without a capture run: name one by --acts.")
+    acts = find_run(sae.path.parent, read["run"], "capture")
+    if sha256_of(acts.path / META) != read["sha256"]:
+        raise UserError(f"{acts.name} is not the run that {sae.name} read. Name one by --acts.")
+    LOGGER.info(f"activations: {acts.name}, on which {sae.name} was trained")
+    return acts
 
 
 def encoded_source(acts: Run, trained: Sequence[Trained]) -> FileSource:
@@ -66,14 +85,23 @@ def check_sizes(
     """
     first, width = trained[0], dictionaries[0].width
     for each, dictionary in zip(trained, dictionaries, strict=True):
-        if dictionary.d_in != acts.n_units:
-            raise UserError(
-                f"{each.member} of {each.origin} takes {dictionary.d_in} units, the activations "
-                f"({acts.site}) have {acts.n_units}. They do not belong together."
-            )
+        check_units(each, dictionary, acts.site, acts.n_units)
         if dictionary.width != width:
             raise UserError(
                 f"{first.member} of layer {first.layer} has {width} latents, {each.member} of "
                 f"layer {each.layer} has {dictionary.width}; one run holds one width. Name fewer "
                 "--layers."
             )
+
+
+def check_units(trained: Trained, dictionary: Dictionary, site: str, n_units: int) -> None:
+    """Refuse an autoencoder of other activations.
+
+    Raises:
+        UserError: naming both sizes.
+    """
+    if dictionary.d_in != n_units:
+        raise UserError(
+            f"{trained.member} of {trained.origin} takes {dictionary.d_in} units, the activations "
+            f"({site}) have {n_units}. They do not belong together."
+        )

@@ -6,34 +6,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdlms.acts.flattening import TokenRows, token_rows
+from sdlms.acts.flattening import TokenRows, token_counts, token_rows
 from sdlms.acts.handle import Acts
 from sdlms.errors import UserError
 from sdlms.sae.baselines import Moments
 from sdlms.sae.documents import Documents
-from sdlms.sae.stream import TokenStream
+from sdlms.sae.stream import TokenStream, chapters_of, rows_within
 
 VALIDATION_TOKENS = 8192  # that early stopping looks at, drawn from the held-out ones
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Basis:
+    """What autoencoders of all layers are measured on.
+
+    Attributes:
+        moments: of each layer's training tokens: all of them where they fit the memory, otherwise
+            the first chapter.
+        measured: held-out tokens, all layers.
+    """
+
+    moments: list[Moments]
+    measured: TokenRows
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared(Basis):
     """Everything that members of all layers share.
 
     Attributes:
         stream: batches of the training documents.
-        moments: of each layer's training tokens: all of them where they fit the memory, otherwise
-            the first chapter.
         scales: `[layer]` float32: times them, a layer's mean squared distance from its mean is
             its number of units, so that one L1 coefficient means the same at every layer.
-        measured: held-out tokens, all layers.
-        validation: `[layer, token, unit]`, those of them that early stopping looks at.
+        validation: `[layer, token, unit]`, those of the measured tokens that early stopping looks
+            at.
     """
 
     stream: TokenStream
-    moments: list[Moments]
     scales: Tensor
-    measured: TokenRows
     validation: Tensor
 
 
@@ -51,7 +61,32 @@ def prepare(acts: Acts, documents: Documents, batch_size: int, seed: int) -> Pre
             training tokens than a batch takes.
     """
     stream = TokenStream(acts.slice_batch(documents.training), batch_size, seed)
-    rows = stream.read(stream.chapters(0)[0])
+    moments = _moments(acts, stream.read(stream.chapters(0)[0]))
+    measured = token_rows(acts.slice_batch(documents.measured))
+    chosen = _some_rows(measured.acts.shape[1], seed)
+    scales = torch.tensor([(acts.n_units / own.variance) ** 0.5 for own in moments])
+    return Prepared(moments, measured, stream, scales, measured.acts[:, chosen])
+
+
+def basis(acts: Acts, documents: Documents, seed: int) -> Basis:
+    """The same moments and held-out tokens, where nothing is trained.
+
+    Args:
+        acts: of all documents, every layer that is measured.
+        documents: their roles.
+        seed: of the order of chapters.
+
+    Raises:
+        UserError: an activation is NaN or infinite, or a layer's never vary.
+    """
+    training = acts.slice_batch(documents.training)
+    first = chapters_of(token_counts(training), rows_within(training), seed)[0]
+    moments = _moments(acts, token_rows(training.slice_batch(first.documents)).acts)
+    return Basis(moments, token_rows(acts.slice_batch(documents.measured)))
+
+
+def _moments(acts: Acts, rows: Tensor) -> list[Moments]:
+    """Of each layer, from `[layer, row, unit]` training tokens."""
     moments = [Moments.of(own) for own in rows]
     for layer, own in zip(acts.layers, moments, strict=True):
         if not own.variance > 0:
@@ -59,10 +94,7 @@ def prepare(acts: Acts, documents: Documents, batch_size: int, seed: int) -> Pre
                 f"activations of layer {layer} are the same at every token: there is nothing to "
                 "learn. Leave the layer out."
             )
-    measured = token_rows(acts.slice_batch(documents.measured))
-    chosen = _some_rows(measured.acts.shape[1], seed)
-    scales = [(acts.n_units / own.variance) ** 0.5 for own in moments]
-    return Prepared(stream, moments, torch.tensor(scales), measured, measured.acts[:, chosen])
+    return moments
 
 
 def _some_rows(n_rows: int, seed: int) -> Tensor:

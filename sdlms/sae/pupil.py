@@ -100,11 +100,14 @@ class Pupil:
         learner.calibrate(training)
         sums = learner.evaluate(validation)
         row = self._row(*losses, sums)
-        if not all(map(math.isfinite, row.values())) or row["explained_variance"] < -DIVERGED_FVU:
+        if (
+            not all(map(math.isfinite, row.values()))
+            or row["explained_variance"] < 1 - DIVERGED_FVU
+        ):
             raise UserError(
                 f"layer {self.member.layer}, {self.member.name} diverges: after "
-                f"{learner.n_done} of {recipe.n_steps} steps its loss is {row['train_loss']:g}. "
-                f"Lower --lr (now {recipe.lr:g}) or raise --batch-size."
+                f"{learner.n_done} of {recipe.n_steps} steps its loss on held-out tokens is "
+                f"{row['validation_loss']:g}. Lower --lr (now {recipe.lr:g}) or raise --batch-size."
             )
         now.curve.append(row)
         if learner.n_done < recipe.warm_up_steps and learner.n_done < recipe.n_steps:

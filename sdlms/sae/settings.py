@@ -20,17 +20,48 @@ def coefficients_of(kind: Kind, given: dict[str, tuple[float, ...]]) -> tuple[fl
         given: what `--l1`, `--k` and `--l0` say; empty where they are not given.
 
     Raises:
-        UserError: a flag belongs to another architecture, or values repeat or are not above 0.
+        UserError: a flag belongs to another architecture, or values are not above 0 or too near to
+            each other to give members different names.
     """
     own = COEFFICIENTS[kind]
     for flag, values in given.items():
         if flag != own and values:
             raise UserError(f"--{flag} is not for --arch {kind}; its sweep is over --{own}.")
     values = given[own] or COEFFICIENT_DEFAULTS[own]
-    if min(values) <= 0 or len(set(values)) < len(values):
-        words = ", ".join(f"{value:g}" for value in values)
-        raise UserError(f"--{own}: values must differ and be above 0, got {words}.")
+    words = [f"{value:g}" for value in values]  # six digits, as in the members' names
+    if min(values) <= 0 or len(set(words)) < len(words):
+        raise UserError(f"--{own}: values must differ and be above 0, got {', '.join(words)}.")
     return tuple(sorted(map(float, values)))
+
+
+def check_positive(name: str, value: float) -> None:
+    """Make sure that a setting is above 0.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not value > 0:
+        raise UserError(f"--{name} must be above 0, got {value:g}.")
+
+
+def width_of(width: int | None, expansion: float, d_model: int) -> int:
+    """How many latents there are.
+
+    Args:
+        width: `--width`, which says it outright.
+        expansion: `--expansion`, otherwise.
+        d_model: the model's hidden size, whatever the site.
+
+    Raises:
+        UserError: there would be none.
+    """
+    found = round(expansion * d_model) if width is None else width
+    if found < 1:
+        raise UserError(
+            f"--expansion {expansion:g}: times {d_model}, the model's hidden size, that is no "
+            "latent. Take a larger one."
+        )
+    return found
 
 
 def check_k(kind: Kind, coefficients: tuple[float, ...], width: int) -> None:

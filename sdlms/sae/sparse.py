@@ -1,7 +1,7 @@
 """Products with latents of which few are active: only the active ones are touched.
 
-On a CPU an entry costs about as much as ten of a dense product (measured at 128 and 512 units), so
-that these pay where less than one latent in thirty is active.
+On a CPU an active latent costs here what 12 (float32) to 24 (bfloat16) of all latents cost in dense
+products, measured at 128 and 512 units.
 """
 
 from dataclasses import dataclass

@@ -58,8 +58,7 @@ class TokenStream:
         self._counts = token_counts(acts)
         self.n_tokens = int(self._counts.sum())
         check_enough(self.n_tokens, batch_size)
-        row_bytes = len(acts.layers) * acts.n_units * acts.dtype.itemsize
-        self._chapter_rows = max(4 * batch_size, chapter_bytes // row_bytes)
+        self._chapter_rows = max(4 * batch_size, rows_within(acts, chapter_bytes))
         self._held: tuple[Chapter, Tensor] | None = None
 
     @property
@@ -69,20 +68,7 @@ class TokenStream:
 
     def chapters(self, n_pass: int) -> list[Chapter]:
         """What one pass over the documents reads, chapter by chapter."""
-        order = np.arange(len(self._counts))
-        if not self.is_whole:
-            np.random.default_rng([self._seed, n_pass]).shuffle(order)
-        ends = np.cumsum(self._counts[order])
-        cuts = [0]
-        while cuts[-1] < len(order):
-            before = ends[cuts[-1] - 1] if cuts[-1] else 0
-            last = int(np.searchsorted(ends, before + self._chapter_rows, side="right"))
-            cuts.append(max(last, cuts[-1] + 1))
-        return [
-            Chapter(order[first:last], int(self._counts[order[first:last]].sum()), seed)
-            for number, (first, last) in enumerate(pairwise(cuts))
-            for seed in [(self._seed, n_pass, number)]
-        ]
+        return chapters_of(self._counts, self._chapter_rows, self._seed, n_pass)
 
     def read(self, chapter: Chapter) -> Tensor:
         """A chapter's tokens, `[layer, row, unit]` in the stored type, unshuffled."""
@@ -116,6 +102,39 @@ class TokenStream:
         for batch in range(first, n_batches):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield rows[:, chosen]
+
+
+def rows_within(acts: Acts, chapter_bytes: int = CHAPTER_BYTES) -> int:
+    """How many tokens of all layers take so much memory."""
+    return chapter_bytes // (len(acts.layers) * acts.n_units * acts.dtype.itemsize)
+
+
+def chapters_of(
+    counts: NDArray[np.int64], most_rows: int, seed: int, n_pass: int = 0
+) -> list[Chapter]:
+    """What one pass over some documents reads, chapter by chapter.
+
+    Args:
+        counts: `[document]` tokens of mask 1.
+        most_rows: tokens in a chapter, unless a single document has more; where all fit, the
+            documents keep their order.
+        seed: of every order.
+        n_pass: which pass over the documents, from 0.
+    """
+    order = np.arange(len(counts))
+    if counts.sum() > most_rows:
+        np.random.default_rng([seed, n_pass]).shuffle(order)
+    ends = np.cumsum(counts[order])
+    cuts = [0]
+    while cuts[-1] < len(order):
+        before = ends[cuts[-1] - 1] if cuts[-1] else 0
+        last = int(np.searchsorted(ends, before + most_rows, side="right"))
+        cuts.append(max(last, cuts[-1] + 1))
+    return [
+        Chapter(order[first:last], int(counts[order[first:last]].sum()), chapter_seed)
+        for number, (first, last) in enumerate(pairwise(cuts))
+        for chapter_seed in [(seed, n_pass, number)]
+    ]
 
 
 def check_enough(n_tokens: int, batch_size: int) -> None:

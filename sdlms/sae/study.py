@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdlms.models.architectures import Site
-from sdlms.models.batching import DEFAULT_BUDGET
-from sdlms.sae.cross_entropy import Scoring
 from sdlms.sae.dictionary import SAVED_AS
 from sdlms.sae.documents import Documents
+from sdlms.sae.ground import document_rows, ground_of, scoring_of, table_bytes
 from sdlms.sae.measuring import Ground, Row, Saved
 from sdlms.sae.members import Member, member_name
 from sdlms.sae.preparation import Prepared
@@ -19,12 +17,10 @@ from sdlms.sae.pupil import Pupil
 from sdlms.sae.saving import folder_of
 from sdlms.sae.screening import SCREENED
 from sdlms.sae.subject import Subject
-from sdlms.storage.counts import masked_lengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DOCUMENT_COLUMNS = ("document_id", "task", "split", "tokens", "measured", "cross_entropy")
 # Of a member in scratch and in memory: weights, two moments of Adam, the best weights; a new
 # checkpoint beside the old one; and what is published.
 COPIES = 2 * 4 + 1
@@ -64,26 +60,13 @@ class Study:
 
     def predicted_bytes(self) -> int:
         """What the run will take on disk, checkpoints among it."""
-        recipe, n_measured = self.members[0].recipe, len(self.documents.measured)
+        recipe = self.members[0].recipe
         weights = COPIES * 4 * (2 * recipe.d_in + 4) * recipe.width
-        tables = (4 * n_measured + 400) * recipe.width
-        return len(self.members) * (weights + tables)
+        return len(self.members) * (weights + table_bytes(self.documents, recipe.width))
 
     def document_rows(self) -> Iterator[Row]:
         """`documents.csv`: each document that has a role."""
-        rows, counts = self.subject.rows, masked_lengths(self.subject.rows)
-        measured, scored = (
-            set(d.tolist()) for d in (self.documents.measured, self.documents.scored)
-        )
-        for document, split in self.documents.splits():
-            yield {
-                "document_id": rows.document_ids[document],
-                "task": rows.document_tasks[document],
-                "split": split,
-                "tokens": int(counts[document]),
-                "measured": int(document in measured),
-                "cross_entropy": int(document in scored),
-            }
+        return document_rows(self.subject.rows, self.documents)
 
     def saved(self, run_folder: Path, pupils: Sequence[Pupil]) -> list[Saved]:
         """The members on disk, with what is known of them without measuring."""
@@ -137,19 +120,6 @@ class Study:
             seed: of intervals and samples.
             on_halved: told the tokens of a batch when memory runs out.
         """
-        rows, documents, scoring = self.subject.rows, self.documents, None
-        if len(documents.scored):
-            scored = rows.subset(documents.scored.tolist())
-            budget = DEFAULT_BUDGET[device.type]
-            scoring = Scoring(cast("PreTrainedModel", model), scored, budget, on_halved)
-        return Ground(
-            site=cast(Site, self.subject.site),
-            layers=self.subject.layers,
-            tokens=prepared.measured,
-            moments=prepared.moments,
-            document_ids=[rows.document_ids[d] for d in documents.measured],
-            document_tasks=[rows.document_tasks[d] for d in documents.measured],
-            scoring=scoring,
-            device=device,
-            seed=seed,
-        )
+        subject, documents = self.subject, self.documents
+        scoring = scoring_of(subject.rows, documents, model, device, on_halved)
+        return ground_of(subject, documents, prepared, scoring, device, seed)

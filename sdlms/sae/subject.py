@@ -1,6 +1,7 @@
 """What autoencoders are trained on: a finished capture, or a model that runs while they learn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,7 +64,8 @@ class Subject:
         """The model with its head: the capture's, with the weights that it had."""
         if self.inputs is not None:
             return load_causal_model(self.inputs.source, dtype, device)
-        return load_recorded_causal_model(self.model, dtype, device)
+        with _or_without_cross_entropy():
+            return load_recorded_causal_model(self.model, dtype, device)
 
     def load_base(self, dtype: torch.dtype, device: torch.device) -> "PreTrainedModel | None":
         """The model without its head where it has to run; None where a capture serves."""
@@ -80,6 +82,15 @@ class Subject:
         if self.run is not None:
             return load_acts(self.run, self.site).select_layers(self.layers)
         return collect(cast("PreTrainedModel", model), self.rows, self.layers, self.site)
+
+
+@contextmanager
+def _or_without_cross_entropy() -> Iterator[None]:
+    """A block whose errors end with the other way out."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} Or leave cross-entropy out: --ce-tokens 0.") from None
 
 
 def captured_subject(
@@ -107,7 +118,8 @@ def captured_subject(
                 f"--layers: layer {absent[0]} was not captured; {run.name} holds layers {held}."
             )
     if needs_model:
-        check_replaceable(load_config(source_of(record)), acts.site)
+        with _or_without_cross_entropy():
+            check_replaceable(load_config(source_of(record)), acts.site)
     with ActivationsReader(run.path / ACTIVATIONS) as reader:
         rows = reader.rows()
     return Subject(record, acts.site, chosen, acts.n_units, rows, run=run)
@@ -128,7 +140,8 @@ def live_subject(
         UserError: the model cannot have the site replaced, or has no weights.
     """
     if needs_model:
-        check_replaceable(inputs.config, site)
+        with _or_without_cross_entropy():
+            check_replaceable(inputs.config, site)
     units = n_units(inputs.config, site)
     record, rows = inputs.model_record(), inputs.tokens.rows
     return Subject(record, site, sorted(layers), units, rows, inputs=inputs)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 LATENTS = "sparse_acts.h5"
 TABLE = "sae_latents.csv"
-COLUMNS = ["layer", "member", "width", "tokens", "l0_mean", "fired_fraction", "density", "fvu"]
+COLUMNS = ["layer", "member", "width", "tokens", "l0_mean", "fired_fraction", "density"]
+COLUMNS += ["fvu_own_mean"]  # about the mean of these tokens; sae.csv's is about the training mean
 ALL = "all"
 UNKNOWN_L0 = 64.0  # of a single folder, which says nothing of it
 
@@ -111,7 +112,7 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     from sdlms.models.device import decisions, device_of
     from sdlms.sae.dictionary import load_dictionary
     from sdlms.sae.finding import is_sae_folder, trained_in_folder, trained_in_run
-    from sdlms.sae.pairing import check_model, check_sizes, encoded_source
+    from sdlms.sae.pairing import capture_of, check_model, check_sizes, encoded_source
 
     decided = decisions(device_of(config.device), "float32", config.threads)
     artifacts = out.options.artifacts
@@ -126,29 +127,13 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     else:
         sae = find_run(artifacts, config.sae, "sae-train")
         trained = trained_in_run(sae, config.site, config.layers, config.member)
-        acts = _capture(config, artifacts, sae)
+        named = config.acts
+        acts = capture_of(sae) if named is None else find_run(artifacts, named, "capture")
         check_model(sae, acts)
     source = encoded_source(acts, trained)
     dictionaries = [load_dictionary(each.folder) for each in trained]
     check_sizes(trained, dictionaries, source.description)
     return Plan(acts, sae, source, trained, dictionaries, decided)
-
-
-def _capture(config: Config, artifacts: Path, sae: Run) -> Run:
-    """The activations that are meant: those that are named, or those that were trained on."""
-    from sdlms.runs.meta import META
-    from sdlms.storage.files import sha256_of
-
-    if config.acts is not None:
-        return find_run(artifacts, config.acts, "capture")
-    read = next(iter(sae.all_of("input")), None)
-    if read is None:
-        raise UserError(f"{sae.name} was trained without a capture run: name one by --acts.")
-    acts = find_run(sae.path.parent, read["run"], "capture")
-    if sha256_of(acts.path / META) != read["sha256"]:
-        raise UserError(f"{acts.name} is not the run that {sae.name} read. Name one by --acts.")
-    LOGGER.info(f"activations: {acts.name}, on which {sae.name} was trained")
-    return acts
 
 
 def _predicted_bytes(plan: Plan) -> int:
@@ -168,20 +153,12 @@ def _predicted_bytes(plan: Plan) -> int:
 
 def _resolved(plan: Plan) -> dict[str, Any]:
     """What the inputs turned out to be."""
-    from sdlms.storage.files import sha256_of
-
-    def weights(folder: Path) -> dict[str, str]:
-        return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
-
     return {
         "sae": plan.sae_name,
         "acts": plan.acts.name,
         "model": plan.acts.start["resolved"]["model"],
         "site": plan.source.description.site,
-        "members": [
-            {"layer": each.layer, "member": each.member, "weights": weights(each.folder)}
-            for each in plan.trained
-        ],
+        "members": [each.record() for each in plan.trained],
     }
 
 
@@ -257,7 +234,7 @@ def _rows(plan: Plan, tallies: "list[Tally]") -> list[dict[str, str | int | floa
             "l0_mean": tally.l0,
             "fired_fraction": float(tally.fired.mean()),
             "density": tally.l0 / len(tally.fired),
-            "fvu": tally.fvu,
+            "fvu_own_mean": tally.fvu_own_mean,
         }
         for each, tally in zip(plan.trained, tallies, strict=True)
     ]

@@ -20,7 +20,7 @@ from sdlms.runs.reading import find_run
 from sdlms.runs.writing import RunWriter
 from sdlms.sae.recipe import Kind
 from sdlms.sae.selection import rule_of
-from sdlms.sae.settings import check_k, coefficients_of, recipe_of
+from sdlms.sae.settings import check_k, check_positive, coefficients_of, recipe_of, width_of
 from sdlms.tasks import Task, check_sources, load_tasks
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Config(ComputeConfig):
     texts: Annotated[Path | None, "A text, .jsonl or .parquet file to read instead."] = None
     field: Annotated[str, "Key of the text in a .jsonl or .parquet file."] = "text"
     layers: Annotated[
-        tuple[str, ...] | None, "Indices, percentages of the depth, or all; all captured ones."
+        tuple[str, ...] | None,
+        f"Indices, percentages or all; by default all captured, or {','.join(DEFAULT_LAYERS)}.",
     ] = None
     site: Annotated[
         str | None, f"Where in the model; the run's only site, or {DEFAULT_SITE} without --acts."
@@ -68,7 +69,7 @@ class Config(ComputeConfig):
     lr: Annotated[float, "Adam's largest learning rate."] = 1e-3
     batch_size: Annotated[int, "Tokens in an update."] = 2048
     tokens: Annotated[int, "Tokens to train on; more than there are mean several passes."] = (
-        2_000_000
+        1_000_000
     )
     patience: Annotated[int, "Evaluations (of 40) without progress before a stop; 0: never."] = 10
     select: Annotated[str, "Which member is taken: knee, l0=32, fvu=0.1 or ce=0.9."] = "knee"
@@ -87,13 +88,11 @@ class Config(ComputeConfig):
             check_at_least(name, getattr(self, name), bound)
         if self.layers is not None:
             check_layers(self.layers)
-        if self.site is not None:
-            check_sites([self.site])
+        check_sites([self.site or DEFAULT_SITE])
         self._check_source()
         for name in ("expansion", "lr"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name} must be above 0, got {getattr(self, name):g}.")
-        check_at_least("width", self.width or 1, 1)
+            check_positive(name, getattr(self, name))
+        check_at_least("width", 1 if self.width is None else self.width, 1)
         if self.dtype == "float16":
             raise UserError(
                 "--dtype float16: gradients of an SAE leave its range. Choose bfloat16 or float32."
@@ -111,7 +110,7 @@ class Config(ComputeConfig):
     def _check_source(self) -> None:
         """Activations come from a run or from a model, not from both."""
         if self.acts is None:
-            check_sources(self.tasks, self.texts, self.field)
+            check_sources(self.tasks, self.texts, self.field, *DEFAULT_TASKS)
             return
         given = {
             "--model": self.model is not None,
@@ -158,7 +157,7 @@ def run(config: Config, out: RunWriter) -> None:
         device = device_of(decided["device"])
         ground = study.ground(prepared, model, device, config.seed, partial(_note_halved, out))
         _measure(config, study, ground, pupils, out)
-    out.summary["tokens"] = max(pupil.learner.n_done for pupil in pupils) * config.batch_size
+    out.summary["tokens"] = max(int(pupil.progress.curve[-1]["tokens"]) for pupil in pupils)
 
 
 def _plan(config: Config, out: RunWriter) -> "tuple[Study, dict[str, Any]]":
@@ -178,7 +177,7 @@ def _plan(config: Config, out: RunWriter) -> "tuple[Study, dict[str, Any]]":
     budgets = Budgets(config.tokens, config.eval_tokens, config.ce_tokens)
     documents = documents_by_role(counts, names, config.seed, budgets)
     check_enough(int(counts[documents.training].sum()), config.batch_size)
-    width = config.width or round(config.expansion * subject.d_model)
+    width = width_of(config.width, config.expansion, subject.d_model)
     check_k(config.arch, config.coefficients, width)
     batches = (config.tokens // config.batch_size, config.batch_size, config.lr)
     recipe = recipe_of(config.arch, (subject.n_units, width), batches)
@@ -214,11 +213,12 @@ def _announce(study: "Study", decided: dict[str, Any]) -> None:
     subject, documents, recipe = study.subject, study.documents, study.members[0].recipe
     source = subject.run.name if subject.run else f"model {subject.model['name']}"
     LOGGER.info(
-        f"{source}: {subject.site} at layers {', '.join(map(str, subject.layers))}; "
+        f"{source}: {subject.site} at layer{'s' * (len(subject.layers) > 1)} "
+        f"{', '.join(map(str, subject.layers))}; "
         f"{len(documents.training):,} documents to train on, {len(documents.held_out):,} held out"
     )
     LOGGER.info(
-        f"{len(study.members)} members ({recipe.kind}, {recipe.d_in} units, {recipe.width} "
+        f"{len(study.members)} member{'s' * (len(study.members) > 1)} ({recipe.kind}, {recipe.d_in} units, {recipe.width} "
         f"latents), {recipe.n_steps:,} steps of {recipe.batch_size:,} tokens"
     )
     place = f"device {decided['device']}, {decided['threads']} threads"
@@ -227,7 +227,7 @@ def _announce(study: "Study", decided: dict[str, Any]) -> None:
 
 def _write_documents(study: "Study", out: RunWriter) -> None:
     """Write `documents.csv`."""
-    from sdlms.sae.study import DOCUMENT_COLUMNS
+    from sdlms.sae.ground import DOCUMENT_COLUMNS
     from sdlms.storage.tables import write_table
 
     write_table(out.path / DOCUMENTS, DOCUMENT_COLUMNS, study.document_rows())

@@ -98,7 +98,7 @@ def read_sae(folder: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, An
         UserError: the folder or a file is missing or damaged, does not fit together, or holds
             something else than an autoencoder of single tokens.
     """
-    raw = _read_config(folder)
+    raw = read_sae_config(folder)
     if "d_sae" in raw or "architecture" in raw:
         config, architecture = _lens_config(folder, raw)
         weights = _read_weights(folder / WEIGHTS["sae-lens"])
@@ -120,8 +120,12 @@ def read_sae(folder: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, An
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """What `cfg.json` says."""
+def read_sae_config(folder: Path) -> dict[str, Any]:
+    """What `cfg.json` says, of either format.
+
+    Raises:
+        UserError: there is none, or it is no JSON object.
+    """
     path = folder / CONFIG
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder. Give the folder of an SAE.")

@@ -77,7 +77,7 @@ def test_rows_and_sums_are_those_of_a_loop(
     variance = (some - some.mean(0)).square().sum()
     assert tally.n_tokens == int(kept.sum())
     assert tally.l0 == pytest.approx(float((latents[kept] > 0).sum(1).double().mean()))
-    assert tally.fvu == pytest.approx(float(error / variance), rel=1e-6)
+    assert tally.fvu_own_mean == pytest.approx(float(error / variance), rel=1e-6)
     assert np.array_equal(tally.fired, (latents[kept] > 0).any(0).numpy())
 
 
@@ -88,7 +88,7 @@ def test_a_perfect_dictionary_leaves_nothing_unexplained(tmp_path: Path) -> None
     tensors |= {"b_enc": torch.zeros(10), "b_dec": torch.zeros(5)}
     exact = replace(DICTIONARY, tensors=tensors)
     tally = encoded(tmp_path, sample(LENGTHS, n_units=5), exact)
-    assert tally.fvu == pytest.approx(0, abs=1e-12)
+    assert tally.fvu_own_mean == pytest.approx(0, abs=1e-12)
     assert tally.l0 == 5
 
 
@@ -97,11 +97,11 @@ def test_nothing_to_count_is_nan(tmp_path: Path) -> None:
         data = sample(lengths, n_units=5)
         data.rows.mask[:] = mask
         tally = encoded(tmp_path / name, data)
-        assert isnan(tally.l0) and isnan(tally.fvu) and not tally.fired.any()
+        assert isnan(tally.l0) and isnan(tally.fvu_own_mean) and not tally.fired.any()
         assert len(contents(tmp_path / name)[0]) == 4 * sum(lengths)
     constant = sample([3, 2], n_units=5, holes=False)
     constant.acts[LAYER][:] = 0.5
-    assert isnan(encoded(tmp_path / "constant", constant).fvu)
+    assert isnan(encoded(tmp_path / "constant", constant).fvu_own_mean)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e9])
@@ -130,7 +130,7 @@ def test_a_try_that_ended_anywhere_goes_on_with_the_same_bytes(
     assert done.n_rows == (0 if seconds else sum(calls[:end]))
     tally = encode_layer(source, LAYER, DICTIONARY, tmp_path, lambda _: None)
     assert contents(tmp_path) == contents(tmp_path / "whole")
-    assert (tally.fvu, tally.l0) == (whole.fvu, whole.l0)
+    assert (tally.fvu_own_mean, tally.l0) == (whole.fvu_own_mean, whole.l0)
     assert np.array_equal(tally.fired, whole.fired)
 
 

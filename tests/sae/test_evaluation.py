@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdlms.errors import UserError
 from sdlms.sae import evaluation
 from sdlms.sae.dictionary import Architecture, Dictionary
 from sdlms.sae.evaluation import HeldOut, Measured, Measuring, measure
@@ -218,7 +219,7 @@ def test_no_rows_are_no_numbers(lengths: list[int]) -> None:
 def test_an_sae_that_is_no_number_is_refused(name: str, value: float) -> None:
     dictionary = some_dictionary()
     dictionary.tensors[name].view(-1)[-1] = value
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         measure(dictionary, some_held_out(), some_mean(), 0)
 
 

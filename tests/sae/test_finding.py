@@ -10,6 +10,7 @@ from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.sae.dictionary import load_dictionary
 from sdlms.sae.finding import is_sae_folder, trained_in_folder, trained_in_run
+from sdlms.storage.files import sha256_of
 from sdlms.storage.tables import write_table
 from tests.acts.samples import SITE
 from tests.stages.sae_runs import (
@@ -105,6 +106,13 @@ def test_a_folder_is_for_the_one_layer_that_is_named(tmp_path: Path) -> None:
     (found,) = trained_in_folder(folder, None, ("2",))
     assert (found.layer, found.member, found.folder, found.site) == (2, "mine", folder, None)
     assert isnan(found.l0)
+    record = found.record()
+    weights = sha256_of(folder / "sae_weights.safetensors")
+    assert record == {
+        "layer": 2,
+        "member": "mine",
+        "weights": {"sae_weights.safetensors": weights},
+    }
     for layers in (ALL, ("1", "2"), ("50%",)):
         with pytest.raises(UserError, match="name its one layer by its index"):
             trained_in_folder(folder, None, layers)

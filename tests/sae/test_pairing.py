@@ -9,10 +9,10 @@ from sdlms.errors import UserError
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.sae.finding import Trained
-from sdlms.sae.pairing import check_model, check_sizes, encoded_source
+from sdlms.sae.pairing import capture_of, check_model, check_sizes, check_units, encoded_source
 from tests.acts.samples import SITE
 from tests.stages.probe_runs import noise, published
-from tests.stages.sae_runs import random_dictionary
+from tests.stages.sae_runs import random_dictionary, sae_trained
 
 BASE = {"name": "m", "weights": {"a": "1"}, "config": {"c": "2"}, "reinit_seed": None}
 FRESH = {"weights": {"state": "9"}, "reinit_seed": 0}
@@ -75,3 +75,16 @@ def test_units_and_widths_must_agree(tmp_path: Path) -> None:
         check_sizes(both, [five, random_dictionary(1, n_units=4)], acts)
     with pytest.raises(UserError, match="l1_1 of layer 1 has 16 latents, l1_3 of layer 3 has 8"):
         check_sizes(both, [five, random_dictionary(1, width=8)], acts)
+
+
+def test_one_size_is_compared_with_the_units() -> None:
+    check_units(trained(1), random_dictionary(0), SITE, 5)
+    with pytest.raises(UserError, match=r"l1_1 of run takes 5 units, .* \(resid_post\) have 8"):
+        check_units(trained(1), random_dictionary(0), SITE, 8)
+
+
+def test_the_capture_that_a_run_was_trained_on(tmp_path: Path) -> None:
+    acts = published(tmp_path, noise(4))
+    assert capture_of(sae_trained(tmp_path, acts)).path == acts.path
+    with pytest.raises(UserError, match="was trained without a capture run: name one by --acts"):
+        capture_of(sae_trained(tmp_path, None))

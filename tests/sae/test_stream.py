@@ -8,7 +8,7 @@ import torch
 
 from sdlms.acts import Acts
 from sdlms.errors import UserError
-from sdlms.sae.stream import TokenStream
+from sdlms.sae.stream import TokenStream, chapters_of, rows_within
 
 
 def numbered_acts(n_documents: int = 6, length: int = 10, n_layers: int = 2) -> Acts:
@@ -80,3 +80,16 @@ def test_a_document_larger_than_a_chapter_has_one_of_its_own() -> None:
 def test_fewer_tokens_than_a_batch_are_refused() -> None:
     with pytest.raises(UserError, match="--batch-size 55: the training documents have 54 tokens"):
         TokenStream(numbered_acts(), 55, 0)
+
+
+@pytest.mark.parametrize("chapter_bytes", [1 << 20, 200, 1])
+def test_chapters_are_the_same_without_batches(chapter_bytes: int) -> None:
+    acts = numbered_acts()
+    stream = TokenStream(acts, 1, 7, chapter_bytes)
+    most = max(4, rows_within(acts, chapter_bytes))
+    for n_pass in (0, 1):
+        ours, theirs = stream.chapters(n_pass), chapters_of(np.full(6, 9), most, 7, n_pass)
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.documents.tolist() == other.documents.tolist()
+            assert (one.n_rows, one.seed) == (other.n_rows, other.seed)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import sdlms.stages.probe  # so that a child need not import
-import sdlms.stages.sae_latents  # noqa: F401
+import sdlms.stages.sae_latents
+import sdlms.stages.sae_train  # noqa: F401
 from sdlms.acts import opening  # noqa: F401
 from sdlms.cli import main
 from sdlms.probes import mass_mean, sweep, training  # noqa: F401
@@ -70,8 +71,12 @@ def run_chains(n_chains: int, arguments: list[str]) -> dict[str, Any]:
     """Runs that are killed and resumed at random calls until they finish."""
     from sdlms.probes import stacks
     from sdlms.sae import encoding
+    from sdlms.sae import training as sae_training
 
-    stacks.CHECKPOINT_SECONDS = encoding.CHECKPOINT_SECONDS = 0.0
+    for module in (stacks, encoding, sae_training):
+        module.CHECKPOINT_SECONDS = 0.0  # type: ignore[attr-defined]
+    if arguments[0] == "sae-train":
+        import sae_lens  # noqa: F401
     run_stage(arguments, 0)
     n_calls, dice, kills = int(COUNTED.read_text()), random.Random(0), 0
     for _ in range(n_chains):

@@ -18,6 +18,7 @@ from tests.stages.probe_runs import LAYERS, N_LAYERS
 MODEL = {"name": "tiny", "n_layers": N_LAYERS}
 SELECTED, OTHER = "l1_1_seed0", "l1_3_seed0"
 WIDTH = 16
+UNSCREENED = {"screened": 0, "steps": 50, "best_step": 40, "ended": ""}
 
 
 def random_dictionary(seed: int, n_units: int = 5, width: int = WIDTH) -> Dictionary:
@@ -54,8 +55,9 @@ def sae_trained(
     """A complete sae-train run with two members in each layer, the first of which was selected."""
     options = RunOptions(artifacts=work / "artifacts", label="untrained")
     rows: list[dict[str, Any]] = []
-    with RunWriter("sae-train", {"seed": 0}, options) as out:
-        out.start({"model": MODEL if model is None else model}, {})
+    with RunWriter("sae-train", {"seed": 0, "tokens": 1000}, options) as out:
+        resolved = {"model": MODEL if model is None else model}
+        out.start({**resolved, "acts": None if acts is None else acts.name}, {})
         if acts is not None:
             out.input(acts)
         for site in sites:
@@ -66,8 +68,11 @@ def sae_trained(
                     for file in sorted((out.path / name).iterdir()):
                         out.output(f"{name}/{file.name}")
                     chosen = {"selected": int(member == SELECTED), "fvu": 0.5, "l0": 3.5}
-                    rows.append({"site": site, "layer": layer, "member": member, **chosen})
-        columns = ["site", "layer", "member", "selected", "fvu", "l0"]
+                    training = {"coefficient": float(member[3]), "seed": 0, **UNSCREENED}
+                    rows.append(
+                        {"site": site, "layer": layer, "member": member, **training, **chosen}
+                    )
+        columns = list(rows[0])
         write_table(out.path / "sae.csv", columns, rows)
         out.output("sae.csv", columns=columns)
     return Run(out.path)

@@ -108,7 +108,7 @@ def test_the_table_counts_what_statistics_read(cli: Cli, work: Path) -> None:
             "l0_mean": active.sum(1).mean(),
             "fired_fraction": active.any(0).double().mean(),
             "density": active.mean(),
-            "fvu": ((acts - decoded) ** 2).sum() / variance,
+            "fvu_own_mean": ((acts - decoded) ** 2).sum() / variance,
         }
         assert row["member"] == SELECTED
         for name, value in expected.items():
@@ -164,7 +164,7 @@ def test_captures_without_active_latents(cli: Cli, work: Path) -> None:
     assert not rows_of(newest(work), sample, 1).any()
     (row,) = table(newest(work), "sae_latents.csv")
     assert (row["l0_mean"], row["fired_fraction"]) == ("0.0", "0.0")
-    assert float(row["fvu"]) == pytest.approx(1, abs=0.2)  # b_dec alone
+    assert float(row["fvu_own_mean"]) == pytest.approx(1, abs=0.2)  # b_dec alone
 
 
 # Refused: one line, exit code 2, nothing left behind

@@ -1,0 +1,96 @@
+"""What autoencoders are measured on: which documents, their tokens, and the model."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from sdlms.models.architectures import Site
+from sdlms.models.batching import DEFAULT_BUDGET
+from sdlms.sae.cross_entropy import Scoring
+from sdlms.sae.documents import Documents
+from sdlms.sae.measuring import Ground, Row
+from sdlms.sae.preparation import Basis
+from sdlms.sae.subject import Subject
+from sdlms.storage.counts import masked_lengths
+from sdlms.storage.rows import Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DOCUMENT_COLUMNS = ("document_id", "task", "split", "tokens", "measured", "cross_entropy")
+
+
+def document_rows(rows: Rows, documents: Documents) -> Iterator[Row]:
+    """`documents.csv`: each document that has tokens, by `DOCUMENT_COLUMNS`."""
+    counts = masked_lengths(rows)
+    measured, scored = (set(d.tolist()) for d in (documents.measured, documents.scored))
+    for document, split in documents.splits():
+        yield {
+            "document_id": rows.document_ids[document],
+            "task": rows.document_tasks[document],
+            "split": split,
+            "tokens": int(counts[document]),
+            "measured": int(document in measured),
+            "cross_entropy": int(document in scored),
+        }
+
+
+def table_bytes(documents: Documents, width: int) -> int:
+    """What one autoencoder's tables take in `latents.h5`, roughly."""
+    return (4 * len(documents.measured) + 400) * width
+
+
+def scoring_of(
+    rows: Rows,
+    documents: Documents,
+    model: "PreTrainedModel | None",
+    device: torch.device,
+    on_halved: Callable[[int], None],
+) -> Scoring | None:
+    """The model and what it predicts; None where no document is scored.
+
+    Args:
+        rows: tokens of all documents.
+        documents: their roles.
+        model: with its head; looked at only where documents are scored.
+        device: that it is on.
+        on_halved: told the tokens of a batch when memory runs out.
+    """
+    if not len(documents.scored):
+        return None
+    scored = rows.subset(documents.scored.tolist())
+    budget = DEFAULT_BUDGET[device.type]
+    return Scoring(cast("PreTrainedModel", model), scored, budget, on_halved)
+
+
+def ground_of(
+    subject: Subject,
+    documents: Documents,
+    basis: Basis,
+    scoring: Scoring | None,
+    device: torch.device,
+    seed: int,
+) -> Ground:
+    """All of it.
+
+    Args:
+        subject: where activations come from.
+        documents: their roles.
+        basis: held-out tokens, and statistics of training tokens.
+        scoring: for cross-entropy; None leaves it out.
+        device: to compute on.
+        seed: of intervals and samples.
+    """
+    rows = subject.rows
+    return Ground(
+        site=cast(Site, subject.site),
+        layers=subject.layers,
+        tokens=basis.measured,
+        moments=basis.moments,
+        document_ids=[rows.document_ids[d] for d in documents.measured],
+        document_tasks=[rows.document_tasks[d] for d in documents.measured],
+        scoring=scoring,
+        device=device,
+        seed=seed,
+    )

@@ -1,0 +1,58 @@
+"""What autoencoders are measured on: documents by their roles, and the model where it is needed."""
+
+import numpy as np
+import torch
+
+from sdlms.sae.documents import Budgets, documents_by_role
+from sdlms.sae.ground import DOCUMENT_COLUMNS, document_rows, ground_of, scoring_of, table_bytes
+from sdlms.sae.preparation import basis, prepare
+from sdlms.sae.subject import Subject
+from sdlms.storage.counts import masked_lengths
+from tests.acts.samples import rows_with
+from tests.sae.sweeps import sparse_acts
+
+CPU = torch.device("cpu")
+ACTS = sparse_acts()
+ROWS = rows_with([30] * 40, np.arange(1200) % 30 > 0)
+COUNTS = masked_lengths(ROWS)
+DOCUMENTS = documents_by_role(COUNTS, ROWS.document_tasks, 0, Budgets(600, 120, 40))
+
+
+def test_each_document_has_one_row_and_one_role() -> None:
+    rows = list(document_rows(ROWS, DOCUMENTS))
+    assert all(tuple(row) == DOCUMENT_COLUMNS for row in rows)
+    assert [row["document_id"] for row in rows] == ROWS.document_ids
+    for name, chosen in (("measured", DOCUMENTS.measured), ("cross_entropy", DOCUMENTS.scored)):
+        found = [i for i, row in enumerate(rows) if row[name]]
+        assert found == chosen.tolist()
+        assert all(rows[i]["split"] == "validation" for i in found)
+    splits = [row["split"] for row in rows]
+    assert splits.count("train") == len(DOCUMENTS.training)
+    assert {row["tokens"] for row in rows} == {29}
+
+
+def test_nothing_is_scored_without_documents_for_it() -> None:
+    none = documents_by_role(COUNTS, ROWS.document_tasks, 0, Budgets(600, 120, 0))
+    assert scoring_of(ROWS, none, None, CPU, lambda _: None) is None
+    scoring = scoring_of(ROWS, DOCUMENTS, torch.nn.Identity(), CPU, lambda _: None)  # type: ignore[arg-type]
+    assert scoring is not None
+    assert scoring.rows.document_ids == [ROWS.document_ids[d] for d in DOCUMENTS.scored]
+
+
+def test_the_ground_is_what_was_read_of_the_measured_documents() -> None:
+    subject = Subject({}, "resid_post", list(ACTS.layers), ACTS.n_units, ROWS)
+    read = basis(ACTS, DOCUMENTS, 0)
+    ground = ground_of(subject, DOCUMENTS, read, None, CPU, 3)
+    assert ground.document_ids == [ROWS.document_ids[d] for d in DOCUMENTS.measured]
+    assert len(ground.document_tasks) == len(ground.tokens.offsets) - 1
+    assert int(ground.tokens.offsets[-1]) == COUNTS[DOCUMENTS.measured].sum()
+    assert (ground.layers, ground.seed, ground.scoring) == (subject.layers, 3, None)
+    assert table_bytes(DOCUMENTS, 20) == 2 * table_bytes(DOCUMENTS, 10) > 0
+
+
+def test_without_training_the_same_is_read_as_for_training() -> None:
+    prepared, read = prepare(ACTS, DOCUMENTS, 64, 0), basis(ACTS, DOCUMENTS, 0)
+    assert torch.equal(prepared.measured.acts, read.measured.acts)
+    for one, other in zip(prepared.moments, read.moments, strict=True):
+        assert torch.equal(one.mean, other.mean)
+        assert torch.equal(one.covariance, other.covariance)
