@@ -58,6 +58,19 @@ class Study:
             "members": list(dict.fromkeys(member.name for member in self.members)),
         }
 
+    def description(self) -> list[str]:
+        """What will be trained, and on what: a line each, for the log."""
+        subject, documents, recipe = self.subject, self.documents, self.members[0].recipe
+        source = subject.run.name if subject.run else f"model {subject.model['name']}"
+        layers = f"layer{'s' * (len(subject.layers) > 1)} {', '.join(map(str, subject.layers))}"
+        roles = f"{_count(len(documents.training), 'document')} to train on"
+        sizes = f"{recipe.kind}, {recipe.d_in} units, {_count(recipe.width, 'latent')}"
+        steps = f"{_count(recipe.n_steps, 'step')} of {_count(recipe.batch_size, 'token')}"
+        return [
+            f"{source}: {subject.site} at {layers}; {roles}, {len(documents.held_out):,} held out",
+            f"{_count(len(self.members), 'member')} ({sizes}), {steps}",
+        ]
+
     def predicted_bytes(self) -> int:
         """What the run will take on disk, checkpoints among it."""
         recipe = self.members[0].recipe
@@ -123,3 +136,8 @@ class Study:
         subject, documents = self.subject, self.documents
         scoring = scoring_of(subject.rows, documents, model, device, on_halved)
         return ground_of(subject, documents, prepared, scoring, device, seed)
+
+
+def _count(number: int, noun: str) -> str:
+    """`1 step`, `2,000 steps`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,6 +1,7 @@
 """Train all members of a sweep on one stream of batches: each is read once, for all of them."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Course:
 
     @property
     def every(self) -> int:
-        """Updates between evaluations."""
-        return max(1, self.n_steps // EVALUATIONS)
+        """Updates between evaluations, of which there are no more than `EVALUATIONS`."""
+        return math.ceil(self.n_steps / EVALUATIONS)
 
     def is_evaluation(self, step: int) -> bool:
         """Whether members are evaluated after so many updates."""

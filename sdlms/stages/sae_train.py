@@ -210,17 +210,8 @@ def _subject(config: Config, out: RunWriter) -> "tuple[Subject, list[Task]]":
 
 def _announce(study: "Study", decided: dict[str, Any]) -> None:
     """Log what will be trained, on what and where."""
-    subject, documents, recipe = study.subject, study.documents, study.members[0].recipe
-    source = subject.run.name if subject.run else f"model {subject.model['name']}"
-    LOGGER.info(
-        f"{source}: {subject.site} at layer{'s' * (len(subject.layers) > 1)} "
-        f"{', '.join(map(str, subject.layers))}; "
-        f"{len(documents.training):,} documents to train on, {len(documents.held_out):,} held out"
-    )
-    LOGGER.info(
-        f"{len(study.members)} member{'s' * (len(study.members) > 1)} ({recipe.kind}, {recipe.d_in} units, {recipe.width} "
-        f"latents), {recipe.n_steps:,} steps of {recipe.batch_size:,} tokens"
-    )
+    for line in study.description():
+        LOGGER.info(line)
     place = f"device {decided['device']}, {decided['threads']} threads"
     LOGGER.info(f"{place}, products in {decided['dtype']}, steps by {decided['trainer']}")
 

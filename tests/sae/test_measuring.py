@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from sdlms.acts.flattening import TokenRows
-from sdlms.models.recording import recording
 from sdlms.sae.baselines import Moments, pca_fvu
 from sdlms.sae.cross_entropy import Scoring, constant, recovered, zeros
 from sdlms.sae.dictionary import config_of, load_dictionary
@@ -139,12 +139,10 @@ def test_a_member_does_not_depend_on_its_companions(tmp_path: Path) -> None:
 
 
 def test_cross_entropy_is_that_of_the_model_with_the_site_replaced(tmp_path: Path) -> None:
-    model = random_model("gpt_neox-parallel")
+    model = random_model("gpt_neox-parallel", AutoModelForCausalLM)
     rows = rows_with([7, 5, 9, 4], np.arange(25) % 4 > 0)
     scoring = Scoring(model, rows, 64)
-    with torch.no_grad(), recording(model, [1], [SITE]) as recorded:
-        model(torch.from_numpy(rows.ids[None, :7]).long())
-    d_in = recorded[SITE, 1].shape[-1]
+    d_in = int(model.config.hidden_size)
     random = torch.Generator().manual_seed(3)
     dictionary = some_dictionary()
     sizes = {"W_enc": (d_in, 20), "W_dec": (20, d_in), "b_dec": (d_in,), "b_enc": (20,)}

@@ -86,7 +86,8 @@ def test_every_member_is_saved_with_its_own_origin(prepared: Prepared, tmp_path:
         rows = prepared.measured.acts[index]
         with torch.no_grad():
             error = (theirs(rows) - rows).square().sum(dim=1).mean()
-        reached = pupil.progress.curve[pupil.progress.best_step - 1]["validation_reconstruction"]
+        by_step = {row["step"]: row for row in pupil.progress.curve}
+        reached = by_step[pupil.progress.best_step]["validation_reconstruction"]
         scale = float(prepared.scales[index])
         assert float(error) * scale**2 == pytest.approx(reached, rel=1e-4)
         assert np.isfinite(reached)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdlms.runs.reading import Run
+from sdlms.runs.writing import RunWriter
 from sdlms.sae import training
 from tests.acts.samples import Sample
 from tests.stages.probe_runs import Cli, newest, table
@@ -242,6 +244,9 @@ def test_texts_that_are_none(cli: Cli, work: Path, capsys: Streams, tiny_model: 
     for name, message in (("empty.txt", "empty.txt"), ("one.jsonl", "at least two are needed")):
         code = cli("sae-train", "--model", tiny_model, "--texts", name, *SHORT)
         assert_refused(work, code, capsys.readouterr().err, message)
+    code = cli("sae-train", "--texts", "one.jsonl", "--tasks", "qa", *SHORT)
+    message = "Give one of them; `--tasks training` is the default."
+    assert_refused(work, code, capsys.readouterr().err, message)
     code = cli("sae-train", "--model", work / "nowhere", *SHORT)
     assert_refused(work, code, capsys.readouterr().err, "nowhere")
     code = cli("sae-train", "--model", tiny_model, "--tasks", "nosuch", *SHORT)
@@ -263,3 +268,32 @@ def test_what_diverges_ends_in_one_line_and_leaves_no_broken_weights(
     assert partial.status == "failed"
     assert not (partial.path / "sae").exists()
     assert finite_weights(partial.path)
+
+
+def test_too_little_disk(
+    cli: Cli, work: Path, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted(work)
+    usage = shutil.disk_usage(work)._replace(free=200_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    code = cli("sae-train", "--acts", "latest", *SHORT)
+    assert_refused(work, code, capsys.readouterr().err, "Name fewer --layers or coefficients.")
+    assert cli("sae-train", "--acts", "latest", *SHORT, "--layers", 1, "--seeds", 1) == 0
+
+
+def test_what_is_written_fits_into_what_was_predicted(
+    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prediction is a bound, or a full disk would end a run half-way."""
+    predicted: list[int] = []
+    check = RunWriter.check_disk
+
+    def noting(self: RunWriter, needed_bytes: int, remedy: str) -> None:
+        predicted.append(needed_bytes)
+        check(self, needed_bytes, remedy)
+
+    monkeypatch.setattr(RunWriter, "check_disk", noting)
+    planted(work)
+    assert cli("sae-train", "--acts", "latest", *SHORT) == 0
+    written = sum(record["bytes"] for record in Run(newest(work)).all_of("output"))
+    assert written < predicted[0]
