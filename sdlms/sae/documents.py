@@ -69,8 +69,8 @@ def documents_by_role(
     readable = np.flatnonzero(counts > 0)
     if len(readable) < 2:
         raise UserError(
-            f"{len(readable)} documents have tokens; at least two are needed, one to learn from "
-            "and one to measure on. Capture more."
+            f"documents with tokens: {len(readable)}; at least two are needed, one to learn from and "
+            "one to measure on. Read more of them."
         )
     names = np.array(list(tasks))[readable]
     roles = grouped_split(np.arange(len(readable)), names, seed, HELD_OUT_FRACTION, 0.0)

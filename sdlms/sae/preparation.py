@@ -13,7 +13,7 @@ from sdlms.sae.baselines import Moments
 from sdlms.sae.documents import Documents
 from sdlms.sae.stream import TokenStream, chapters_of, rows_within
 
-VALIDATION_TOKENS = 8192  # that early stopping looks at, drawn from the held-out ones
+VALIDATION_TOKENS = 4096  # that early stopping looks at, drawn from the held-out ones
 
 
 @dataclass(frozen=True, eq=False)

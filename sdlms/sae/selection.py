@@ -123,7 +123,7 @@ def _by_knee(points: Sequence[Point]) -> tuple[list[int], str]:
     width, height = logs[last] - logs[first], points[first].fvu - points[last].fvu
     if len(front) < 3 or width <= 0 or height <= 0:
         order = [*front, *(i for i in range(len(points)) if i not in front)]
-        return order, f"{len(front)} members on the front have no knee; the sparsest is taken"
+        return order, f"{len(front)} coefficients on the front have no knee; the sparsest is taken"
     below = {
         i: 1 - (logs[i] - logs[first]) / width - (points[i].fvu - points[last].fvu) / height
         for i in range(len(points))
@@ -131,7 +131,7 @@ def _by_knee(points: Sequence[Point]) -> tuple[list[int], str]:
     order = sorted(below, key=lambda i: (i not in front, -below[i], points[i].l0))
     knee = points[order[0]]
     return order, (
-        f"the knee of {len(front)} members: L0 {knee.l0:.1f}, FVU {knee.fvu:.4f}, "
+        f"the knee of {len(front)} coefficients: L0 {knee.l0:.1f}, FVU {knee.fvu:.4f}, "
         f"{below[order[0]]:.2f} below the chord"
     )
 

@@ -21,7 +21,7 @@ from sdlms.sae.selection import Rule
 from sdlms.sae.stream import TokenStream
 from sdlms.storage.tensors import read_tensors, write_tensors
 
-EVALUATIONS = 40
+EVALUATIONS = 20
 CHECKPOINT_SECONDS = 15.0
 STEP = "step"
 

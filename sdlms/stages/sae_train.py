@@ -71,7 +71,7 @@ class Config(ComputeConfig):
     tokens: Annotated[int, "Tokens to train on; more than there are mean several passes."] = (
         1_000_000
     )
-    patience: Annotated[int, "Evaluations (of 40) without progress before a stop; 0: never."] = 10
+    patience: Annotated[int, "Evaluations (of 20) without progress before a stop; 0: never."] = 5
     select: Annotated[str, "Which member is taken: knee, l0=32, fvu=0.1 or ce=0.9."] = "knee"
     screen: Annotated[bool, "Give up the worse half of the sweep at 20 % and at 50 %."] = False
     trainer: Annotated[

@@ -42,7 +42,7 @@ def test_tasks_of_one_document_still_leave_one_to_measure_on() -> None:
 
 
 def test_one_document_cannot_be_split() -> None:
-    with pytest.raises(UserError, match="1 documents have tokens; at least two"):
+    with pytest.raises(UserError, match="documents with tokens: 1; at least two"):
         documents_by_role(np.array([3, 0]), ["a", "a"], 0, Budgets(100, 100, 100))
 
 
