@@ -18,7 +18,8 @@ class Choice:
         member: that was taken: of the chosen coefficient, the one with the first seed.
         reason: why, in a few words.
         front: each coefficient's L0, FVU and cross-entropy recovered, its seeds averaged, whether
-            it was given up early, and whether no other beats it in both L0 and FVU.
+            it was given up early, whether no other beats it in both L0 and FVU, and whether it does
+            nothing (`Point.is_collapsed`).
     """
 
     layer: int
@@ -55,7 +56,8 @@ def _choose(rows: Sequence[Row], layer: int, rule: Rule) -> Choice:
         reason = f"the first of those that were not given up early, by {rule}"
     taken = grouped[first][0]
     taken["selected"] = 1
-    on_front = front_of(points)
+    alive = [i for i, point in enumerate(points) if not point.is_collapsed]
+    on_front = [alive[i] for i in front_of([points[i] for i in alive])]
     front = [
         {
             "coefficient": coefficient,
@@ -64,6 +66,7 @@ def _choose(rows: Sequence[Row], layer: int, rule: Rule) -> Choice:
             "ce_recovered": None if point.ce != point.ce else point.ce,
             "screened": _is_screened(group),
             "on_front": i in on_front,
+            "collapsed": point.is_collapsed,
         }
         for i, (point, (coefficient, group)) in enumerate(zip(points, groups.items(), strict=True))
     ]

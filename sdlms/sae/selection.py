@@ -39,7 +39,7 @@ class Point(NamedTuple):
     """One coefficient of the sweep, its seeds averaged.
 
     Attributes:
-        l0: mean number of active latents, > 0 or 0.
+        l0: mean number of active latents.
         fvu: fraction of variance unexplained.
         ce: cross-entropy recovered; NaN where it was not measured.
     """
@@ -47,6 +47,11 @@ class Point(NamedTuple):
     l0: float
     fvu: float
     ce: float = math.nan
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether it does nothing: under one active latent, or no better than the mean."""
+        return not (self.l0 >= 1 and self.fvu < 1)
 
 
 def rule_of(text: str) -> Rule:
@@ -74,6 +79,9 @@ def rule_of(text: str) -> Rule:
 def ranked(rule: Rule, points: Sequence[Point]) -> tuple[list[int], str]:
     """The points from the one that the rule takes to the one that it would take last.
 
+    What has collapsed comes last under every rule, and does not bend the front: fewer than one
+    latent is active per token, or the reconstruction is no better than the mean.
+
     Args:
         rule: as it was asked for.
         points: at least one.
@@ -83,10 +91,24 @@ def ranked(rule: Rule, points: Sequence[Point]) -> tuple[list[int], str]:
     """
     if len(points) == 1:
         return [0], "the only one"
+    alive = [i for i, point in enumerate(points) if not point.is_collapsed]
+    collapsed = sorted(
+        (i for i in range(len(points)) if i not in alive), key=lambda i: -points[i].l0
+    )
+    if not alive:
+        return collapsed, "all have collapsed; the one with the most active latents is taken"
+    order, reason = _by_rule(rule, [points[i] for i in alive])
+    return [*(alive[i] for i in order), *collapsed], reason
+
+
+def _by_rule(rule: Rule, points: Sequence[Point]) -> tuple[list[int], str]:
+    """As `ranked`, of points none of which has collapsed."""
+    if len(points) == 1:
+        return [0], "the only one that has not collapsed"
     if rule.name == "knee":
         return _by_knee(points)
     if rule.name == "l0":
-        distance = [abs(math.log(max(p.l0, 1e-9) / rule.bound)) for p in points]
+        distance = [abs(math.log(point.l0 / rule.bound)) for point in points]
         order = sorted(range(len(points)), key=lambda i: (distance[i], points[i].l0))
         return order, f"L0 {points[order[0]].l0:.1f} is nearest to {rule.bound:g}"
     return _within_bound(rule, points)
@@ -118,22 +140,43 @@ def _by_knee(points: Sequence[Point]) -> tuple[list[int], str]:
     Source: Satopää et al. (2011), "Finding a 'Kneedle' in a Haystack".
     """
     front = front_of(points)
-    logs = [math.log(max(p.l0, 1e-9)) for p in points]
-    first, last = front[0], front[-1]
-    width, height = logs[last] - logs[first], points[first].fvu - points[last].fvu
-    if len(front) < 3 or width <= 0 or height <= 0:
-        order = [*front, *(i for i in range(len(points)) if i not in front)]
-        return order, f"{len(front)} coefficients on the front have no knee; the sparsest is taken"
-    below = {
-        i: 1 - (logs[i] - logs[first]) / width - (points[i].fvu - points[last].fvu) / height
-        for i in range(len(points))
-    }
-    order = sorted(below, key=lambda i: (i not in front, -below[i], points[i].l0))
+    below = _below_chord(points, front)
+    knees = sorted((i for i in front if below[i] > 0), key=lambda i: -below[i])
+    if not knees:
+        return _without_knee(points, len(front))
+    others = [i for i in range(len(points)) if i not in knees]
+    order = [*knees, *sorted(others, key=lambda i: (i not in front, -below[i], points[i].l0))]
     knee = points[order[0]]
     return order, (
         f"the knee of {len(front)} coefficients: L0 {knee.l0:.1f}, FVU {knee.fvu:.4f}, "
         f"{below[order[0]]:.2f} below the chord"
     )
+
+
+def _below_chord(points: Sequence[Point], front: Sequence[int]) -> list[float]:
+    """How far each point lies below the line between the ends of the front, which lie on it."""
+    first, last = points[front[0]], points[front[-1]]
+    width, height = math.log(last.l0 / first.l0), first.fvu - last.fvu
+    if len(front) < 3:
+        return [0.0] * len(points)
+    return [
+        0.0
+        if i in (front[0], front[-1])
+        else 1 - math.log(p.l0 / first.l0) / width - (p.fvu - last.fvu) / height
+        for i, p in enumerate(points)
+    ]
+
+
+def _without_knee(points: Sequence[Point], n_front: int) -> tuple[list[int], str]:
+    """The sparsest that explains half of the variance; where none does, the best that there is."""
+    order = sorted(
+        range(len(points)),
+        key=lambda i: (0, points[i].l0) if points[i].fvu <= 0.5 else (1, points[i].fvu),
+    )
+    why = f"{n_front} coefficients on the front have no knee"
+    if points[order[0]].fvu <= 0.5:
+        return order, f"{why}; the sparsest that explains half of the variance"
+    return order, f"{why}, and none explains half of the variance; the one that explains most"
 
 
 def front_of(points: Sequence[Point]) -> list[int]:

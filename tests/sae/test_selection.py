@@ -63,17 +63,43 @@ def test_dominated_members_come_last() -> None:
 
 
 @pytest.mark.parametrize(
-    "points",
+    ("points", "first"),
     [
-        [Point(10, 0.2), Point(30, 0.1)],
-        [Point(10, 0.2), Point(20, 0.3), Point(30, 0.1)],
-        [Point(0, 1.0), Point(0, 1.0), Point(0, 1.0)],
+        ([Point(10, 0.4), Point(30, 0.1)], 0),
+        ([Point(10, 0.6), Point(30, 0.1)], 1),
+        ([Point(10, 0.4), Point(20, 0.45), Point(30, 0.1)], 0),
+        ([Point(10, 0.9), Point(30, 0.85)], 1),
+        ([Point(10, 0.4), Point(20, 0.39), Point(40, 0.1)], 0),  # above the chord
     ],
 )
-def test_a_front_of_two_has_no_knee_so_the_sparsest_is_taken(points: list[Point]) -> None:
+def test_without_a_knee_the_sparsest_that_explains_half_is_taken(
+    points: list[Point], first: int
+) -> None:
     order, reason = ranked(Rule("knee"), points)
-    assert order[0] == 0
-    assert "no knee" in reason
+    assert order[0] == first
+    assert "have no knee" in reason
+
+
+@pytest.mark.parametrize(
+    "dead", [Point(0, 1.0), Point(0.004, 0.9997), Point(40, 1.2), Point(0, 0.9)]
+)
+@pytest.mark.parametrize("rule", [Rule("knee"), Rule("l0", 1.0), Rule("fvu", 0.9), Rule("ce", 0.5)])
+def test_what_has_collapsed_is_never_taken_and_bends_no_front(rule: Rule, dead: Point) -> None:
+    alive = [Point(60, 0.05, 0.99), Point(30, 0.1, 0.97), Point(12, 0.3, 0.8)]
+    order, reason = ranked(rule, [dead, *alive])
+    expected, why = ranked(rule, alive)
+    assert order == [*(i + 1 for i in expected), 0]
+    assert reason == why
+
+
+def test_of_what_has_collapsed_alone_the_least_silent_is_taken() -> None:
+    order, reason = ranked(Rule("knee"), [Point(0.1, 0.99), Point(0.5, 1.0), Point(0, 1.0)])
+    assert order == [1, 0, 2]
+    assert "all have collapsed" in reason
+    assert ranked(Rule("knee"), [Point(0, 1.0), Point(3, 0.9)]) == (
+        [1, 0],
+        "the only one that has not collapsed",
+    )
 
 
 def test_the_target_is_met_on_the_scale_of_ratios() -> None:
