@@ -7,10 +7,10 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
+from sdlms.models.device import dtype_of
 from sdlms.sae.initial import initial_weights
 from sdlms.sae.learner import Learner
 from sdlms.sae.lens_learner import LensLearner
-from sdlms.sae.precision import products_dtype
 from sdlms.sae.recipe import Kind, Recipe
 from sdlms.sae.trainers import learner_of
 
@@ -99,7 +99,7 @@ def learners_of(recipe: Recipe, start: dict[str, Tensor]) -> dict[str, Learner]:
     """One of each side; bfloat16 where the machine multiplies it."""
     sides: dict[str, Learner] = {LENS: LensLearner(recipe, start, torch.float32, CPU)}
     sides[OURS] = learner_of(recipe, start, torch.float32, CPU, "auto")
-    if products_dtype(CPU, "auto") == torch.bfloat16:
+    if dtype_of("auto", CPU) == torch.bfloat16:
         sides[LENS_AUTOCAST] = LensLearner(recipe, start, torch.bfloat16, CPU)
         sides[OURS_BF16] = learner_of(recipe, start, torch.bfloat16, CPU, "auto")
     return sides

@@ -107,7 +107,7 @@ def test_a_sweep_against_single_runs(
     report.add_ratio(
         "screened / K single", wall["one sweep --screen"], wall["K single runs"], "<= 0.6"
     )
-    steps = {p.member.name: p.learner.n_done for p in found["screened"]}
+    steps = {p.member.name: int(p.progress.curve[-1]["step"]) for p in found["screened"]}
     report.facts |= {"threads": threads, "steps of screened members": steps}
     publish(report)
     survivor = next(p for p in found["screened"] if p.progress.ended == "all steps")

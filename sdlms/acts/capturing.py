@@ -33,7 +33,7 @@ from sdlms.models.spreading import cuda_devices, input_device, read_memory
 from sdlms.progress import LOGGER, Progress
 from sdlms.storage.activations import Header, Key, create_activations, dataset_name
 from sdlms.storage.counts import read_counts
-from sdlms.storage.files import write_atomically
+from sdlms.storage.files import write_atomically, write_errors
 from sdlms.storage.flat import FlatWriter
 from sdlms.storage.rows import Rows, document_blocks
 
@@ -103,7 +103,8 @@ class Capturing:
             UserError: a value overflows the stored type, or the disk is full.
         """
         if not path.exists():
-            create_activations(path, self.header, rows)
+            with write_errors(path):
+                create_activations(path, self.header, rows)
         with FlatWriter(path) as writer:
             self._forward(label, rows, writer, lambda *batch: _store(writer, rows, *batch))
 

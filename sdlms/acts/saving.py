@@ -61,7 +61,7 @@ def save_plan(source: Source, plan: Plan, path: Path, origin: str = "") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
-            _create(temporary, header, rows)
+            create_activations(temporary, header, rows)
             with FlatWriter(temporary) as writer:
                 run_plans(source, [plan], [FileSink(writer, header, layers, rows)])
                 writer.sync()
@@ -70,14 +70,6 @@ def save_plan(source: Source, plan: Plan, path: Path, origin: str = "") -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
         raise UserError(f"cannot write {path} ({reason}).") from None
-
-
-def _create(path: Path, header: Header, rows: Rows) -> None:
-    """Make room for the result."""
-    try:
-        create_activations(path, header, rows)
-    except RuntimeError:  # h5py, where HDF5 cannot even close what it could not write
-        raise OSError("no room for it; is the disk full?") from None
 
 
 def _publish(temporary: Path, path: Path) -> None:

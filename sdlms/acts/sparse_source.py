@@ -22,10 +22,12 @@ from sdlms.acts.sources import (
     Wanted,
     steps_of,
 )
+from sdlms.errors import UserError
 from sdlms.runs.reading import Run
-from sdlms.storage.row_file import OpenRows, RowFile
+from sdlms.storage.row_file import OpenRows, RowFile, falls
 from sdlms.storage.rows import document_blocks
 from sdlms.storage.sparse_acts import (
+    DTYPES,
     ENTRY_BYTES,
     INDICES,
     INDPTR,
@@ -51,8 +53,29 @@ class SparseSource(FileSource):
         self._starts: dict[int, NDArray[np.int64]] = {}  # `[document + 1]`, by layer
         with self._open() as rows:
             for layer in self.description.layers:
-                self._starts[layer] = np.empty(len(file.offsets), dtype=np.int64)
-                rows.read_into(part_name(layer, STARTS), 0, [self._starts[layer]])
+                self._check_sizes(layer)
+                self._starts[layer] = starts = np.empty(len(file.offsets), dtype=np.int64)
+                rows.read_into(part_name(layer, STARTS), 0, [starts])
+                n_entries = file.places[part_name(layer, INDICES)].n_rows
+                if starts[0] != 0 or starts[-1] != n_entries or falls(starts):
+                    raise self._damaged(layer, STARTS)
+
+    def _check_sizes(self, layer: int) -> None:
+        """Whether the parts of a layer are as long as they should be."""
+        offsets = self.file.offsets
+        n_entries = self.file.places[part_name(layer, INDICES)].n_rows
+        sizes = {INDPTR: offsets[-1] + 1, STARTS: len(offsets), VALUES: n_entries}
+        for part, n_rows in {**sizes, INDICES: n_entries}.items():
+            place = self.file.places[part_name(layer, part)]
+            if (place.n_rows, place.row_bytes) != (n_rows, np.dtype(DTYPES[part]).itemsize):
+                raise self._damaged(layer, part)
+
+    def _damaged(self, layer: int, part: str) -> UserError:
+        """What there is to say of a file that contradicts itself."""
+        return UserError(
+            f"cannot read {self.file.path}: it is damaged ({part_name(layer, part)}). "
+            "Make it anew: sdlms sae-latents"
+        )
 
     def scan(self, wanted: Wanted, reduce: Reduce, take: Take) -> None:
         """As of any file; each block is filled with its entries."""
@@ -105,16 +128,42 @@ class SparseSource(FileSource):
                 indptr[0] = self._starts[layer][ranges.documents[first]]
             pointers = int(starts[first]) + n_known
             rows.read_into(part_name(layer, INDPTR), pointers, [indptr[n_known:]])
+            self._check_pointers(layer, ranges, slice(first, last), indptr)
             n_entries = int(indptr[-1] - indptr[0])
             indices, values = np.empty(n_entries, np.int32), np.empty(n_entries, np.float32)
             rows.read_into(part_name(layer, INDICES), int(indptr[0]), [indices])
             rows.read_into(part_name(layer, VALUES), int(indptr[0]), [values])
+            if indices.view(np.uint32).max(initial=0) >= self.description.n_units:  # or negative
+                raise self._damaged(layer, INDICES)
             pieces.append(Entries(np.diff(indptr).astype(np.int32), indices, values))
         return Entries(
             np.concatenate([piece.counts for piece in pieces]),
             np.concatenate([piece.indices for piece in pieces]),
             np.concatenate([piece.values for piece in pieces]),
         )
+
+    def _check_pointers(
+        self, layer: int, ranges: Ranges, piece: slice, indptr: NDArray[np.int64]
+    ) -> None:
+        """Whether pointers rise, and stay between those that begin and end each document.
+
+        So no more is made room for than the file has.
+        """
+        documents, first = ranges.documents[piece], ranges.first[piece]
+        lengths, starts = ranges.lengths[piece], self._starts[layer]
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        begins, ends = indptr[bounds[:-1]], indptr[bounds[1:]]
+        before, behind = starts[documents], starts[documents + 1]
+        to_the_end = first + lengths == self.description.lengths[documents]
+        if (
+            falls(indptr)
+            or (begins < before).any()
+            or (ends > behind).any()
+            or (begins != before)[first == 0].any()
+            or (ends != behind)[to_the_end].any()
+            or np.diff(indptr).max(initial=0) > self.description.n_units
+        ):
+            raise self._damaged(layer, INDPTR)
 
     def expect(self, wanted: Wanted) -> None:
         """Let the system fetch the entries of documents that adjoin."""

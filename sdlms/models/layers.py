@@ -2,10 +2,12 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from sdlms.errors import UserError
 
 DEFAULT_LAYERS = ("25%", "50%", "75%")
+ALL = ("all",)
 INDEX = re.compile(r"[0-9]{1,9}")
 PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{0,9})?)%")
 
@@ -47,7 +49,7 @@ def layers_of(layers: tuple[str, ...], n_layers: int) -> list[int]:
         UserError: an index is beyond the model.
     """
     check_layers(layers)
-    if layers == ("all",):
+    if layers == ALL:
         return list(range(n_layers))
     chosen = set()
     for word in layers:
@@ -61,3 +63,30 @@ def layers_of(layers: tuple[str, ...], n_layers: int) -> list[int]:
             )
         chosen.add(layer)
     return sorted(chosen)
+
+
+def layers_among(
+    layers: tuple[str, ...], held: Sequence[int], n_layers: int, name: str
+) -> list[int]:
+    """The layers that are meant of those that a run holds, ascending; `all` are all of these.
+
+    Args:
+        layers: words; shares are of the model's depth.
+        held: the run's layers.
+        n_layers: of the model.
+        name: of the run.
+
+    Raises:
+        UserError: an index is beyond the model, or the run does not hold it.
+    """
+    wanted = sorted(held) if layers == ALL else layers_of(layers, n_layers)
+    if absent := [layer for layer in wanted if layer not in held]:
+        raise UserError(
+            f"--layers: layer {absent[0]} is not there; {name} holds {named_layers(held)}."
+        )
+    return wanted
+
+
+def named_layers(layers: Sequence[int]) -> str:
+    """`layer 1`, or `layers 1, 2`."""
+    return f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}"

@@ -1,14 +1,10 @@
 """How badly a causal model predicts next tokens, without all its logits at once."""
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from sdlms.models.architectures import n_layers
-from sdlms.models.recording import recording
 from sdlms.models.unembedding import logits_of, unembedding_of
 
 # Numbers, held about three times in float32. On a CPU few stay in the cache (2**20 is 2.5 to 3
@@ -44,27 +40,3 @@ def losses_of(model: PreTrainedModel, resid: Tensor, targets: Tensor) -> Tensor:
         logits = logits_of(model, resid[rows]).float()
         losses[rows] = cross_entropy(logits, targets[rows].to(logits.device), reduction="none")
     return losses
-
-
-def token_losses(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-    """The loss of every next token of a batch.
-
-    Args:
-        model: A causal model in evaluation mode.
-        input_ids: `[batch, token]` int64, on the device that the model takes them from; right
-            padding changes nothing to its left.
-
-    Returns:
-        `[batch, token - 1]` float32 >= 0, in nats: column t is about token t + 1.
-
-    Raises:
-        UserError: If the model is an encoder, or the architecture table does not describe it.
-        ValueError: If `model` carries no head, or is in training mode.
-    """
-    layer = n_layers(model.config) - 1
-    base = cast("PreTrainedModel", model.base_model)
-    with recording(base, [layer], ["resid_post"]) as recorded:
-        resid = recorded.run(input_ids)["resid_post", layer]
-    targets = input_ids[:, 1:]
-    losses = losses_of(model, resid[:, :-1].flatten(0, 1), targets.flatten())
-    return losses.view(targets.shape)

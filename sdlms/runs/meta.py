@@ -23,6 +23,12 @@ def event_record(event: str, fields: Record) -> Record:
     return {"event": event, "time": datetime.now(UTC).isoformat(timespec="microseconds"), **fields}
 
 
+def as_read_back(record: Record) -> Record:
+    """The record as it will be read from the file: tuples are lists there."""
+    read: Record = json.loads(json.dumps(record))
+    return read
+
+
 def whole_lines(content: bytes) -> Iterator[tuple[Record, int]]:
     """Records, each with the offset behind it; the first torn or damaged line ends the reading."""
     end = 0

@@ -10,7 +10,6 @@ Leaving the block publishes the run; leaving it by an exception keeps a partial 
 `--resume` continues.
 """
 
-import json
 import os
 import re
 import shutil
@@ -37,7 +36,7 @@ from sdlms.runs.folder import (
     publish,
     reserve,
 )
-from sdlms.runs.meta import META, Record
+from sdlms.runs.meta import META, Record, as_read_back
 from sdlms.runs.open_run import OpenRun
 from sdlms.runs.provenance import mattering, package_version, provenance
 from sdlms.runs.reading import Run, differences, list_runs
@@ -84,7 +83,7 @@ class RunWriter:
             UserError: the artifacts folder cannot be written.
         """
         check_writable(options.artifacts)
-        self.stage, self.config, self.options = stage, _as_read_back(config), options
+        self.stage, self.config, self.options = stage, as_read_back(config), options
         self.resumed = False
         self.summary: Record = {}
         self._path: Path | None = None
@@ -131,7 +130,7 @@ class RunWriter:
         Raises:
             UserError: the folder cannot be created, or the matching run is being written.
         """
-        resolved = _as_read_back(resolved)
+        resolved = as_read_back(resolved)
         earlier = self._find_partial(resolved) if self.options.resume else None
         if self.options.resume:
             needed_bytes, remedy = self._needs
@@ -218,11 +217,21 @@ class RunWriter:
         return Run(self.path).all_of(event)
 
     def input(self, run: Run) -> None:
-        """Record a complete run that this one reads; once, however often it is resumed."""
+        """Record a complete run that this one reads; once, however often it is resumed.
+
+        Raises:
+            UserError: the run that is resumed began with another one of that name.
+        """
         if not run.complete:
             raise ValueError(f"{run.path} is not complete")
         read = {"run": run.name, "sha256": sha256_of(run.path / META)}
-        if not any(read.items() <= record.items() for record in self.events("input")):
+        known = [each["sha256"] for each in self.events("input") if each["run"] == run.name]
+        if self.resumed and known and read["sha256"] not in known:
+            raise UserError(
+                f"{run.name} is not the run that {Run(self.path).name} began with (its {META} "
+                "differs). Start anew without --resume."
+            )
+        if read["sha256"] not in known:
             self.event("input", **read)
 
     def output(
@@ -287,9 +296,3 @@ class RunWriter:
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
-
-
-def _as_read_back(record: Record) -> Record:
-    """The record as it will be read from `meta.jsonl`: tuples are lists there."""
-    read: Record = json.loads(json.dumps(record))
-    return read

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MOST_UNITS = 8192
 BLOCK_BYTES = 64 << 20  # of float64 rows that are there at a time
 
 
@@ -17,17 +18,15 @@ class Moments:
     Attributes:
         n_rows: how many there were, > 0.
         mean: `[unit]` float64.
-        covariance: `[unit, unit]` float64, about the mean, divided by `n_rows`.
+        variance: mean squared distance from the mean, summed over units.
+        covariance: `[unit, unit]` float64, about the mean, divided by `n_rows`; None of more than
+            8,192 units, where it and its axes would cost more than training.
     """
 
     n_rows: int
     mean: Tensor
-    covariance: Tensor
-
-    @property
-    def variance(self) -> float:
-        """Mean squared distance from the mean, summed over units."""
-        return float(self.covariance.trace())
+    variance: float
+    covariance: Tensor | None
 
     @classmethod
     def of(cls, rows: Tensor) -> "Moments":
@@ -48,14 +47,21 @@ class Moments:
         # As float32, so that rows that are all the same have a variance of exactly 0.
         shift = next(_blocks(rows)).mean(dim=0).float().double()
         sums = torch.zeros(n_units, dtype=torch.float64)
-        products = torch.zeros(n_units, n_units, dtype=torch.float64)
+        squares = torch.zeros(n_units, dtype=torch.float64)
+        n_axes = n_units if n_units <= MOST_UNITS else 0
+        products = torch.zeros(n_axes, n_axes, dtype=torch.float64)
         for block in _blocks(rows):
             block -= shift
             sums += block.sum(dim=0)
-            products.addmm_(block.T, block)
+            if n_axes:
+                products.addmm_(block.T, block)
+            else:
+                squares += block.square().sum(dim=0)
         sums /= n_rows
-        products /= n_rows
-        return cls(n_rows, shift + sums, products.addr_(sums, sums, alpha=-1))
+        if n_axes:
+            covariance = products.div_(n_rows).addr_(sums, sums, alpha=-1)
+            return cls(n_rows, shift + sums, float(covariance.trace()), covariance)
+        return cls(n_rows, shift + sums, float((squares / n_rows - sums.square()).sum()), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +83,8 @@ class PrincipalEnergies:
             moments: of the training rows.
             rows: `[row, unit]` held-out ones, any float dtype, finite, on the CPU.
         """
+        if moments.covariance is None:
+            return cls(torch.empty(0, dtype=torch.float64))
         axes = torch.linalg.eigh(moments.covariance).eigenvectors.flip(1)
         energies = torch.zeros(len(moments.mean), dtype=torch.float64)
         for block in _blocks(rows):
@@ -87,11 +95,14 @@ class PrincipalEnergies:
         """FVU of the mean and the projection on the k leading axes.
 
         Returns:
-            1 for k = 0, falling to 0 for all axes; NaN where every row is the mean.
+            1 for k = 0, falling to 0 for all axes; NaN where every row is the mean, or where there
+            are too many units to have axes.
 
         Raises:
             ValueError: there are no k axes.
         """
+        if not len(self.energies):
+            return math.nan
         if not 0 <= k <= len(self.energies):
             raise ValueError(f"{k} of {len(self.energies)} axes")
         total = float(self.energies.sum())
@@ -108,20 +119,6 @@ def components_for(l0: float, n_units: int) -> int:
     if not l0 >= 0:
         raise ValueError(f"mean L0 must be >= 0, got {l0}")
     return min(math.floor(l0 + 0.5), n_units)
-
-
-def pca_fvu(moments: Moments, rows: Tensor, k: int) -> float:
-    """FVU on held-out rows of the k principal components of the training rows.
-
-    FVU as in `sdlms.sae.evaluation`: about the mean of the training rows. Members of one layer
-    share `PrincipalEnergies` instead.
-
-    Args:
-        moments: of the training rows.
-        rows: `[row, unit]` held-out ones, any float dtype.
-        k: components, from 0 to the number of units.
-    """
-    return PrincipalEnergies.of(moments, rows).fvu(k)
 
 
 def _blocks(rows: Tensor) -> Iterator[Tensor]:

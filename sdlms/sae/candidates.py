@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdlms.errors import UserError
+from sdlms.models.layers import ALL
 from sdlms.progress import LOGGER
 from sdlms.runs.folder import has_meta
 from sdlms.runs.reading import Run, find_run
 from sdlms.sae.dictionary import Dictionary
 from sdlms.sae.finding import (
-    ALL,
     Trained,
     is_sae_folder,
     layers_held,
@@ -21,6 +21,7 @@ from sdlms.sae.finding import (
     trained_of,
 )
 from sdlms.sae.measuring import Row, Saved
+from sdlms.sae.members import partner_of
 from sdlms.sae.saving import HOOKS
 from sdlms.storage.sae_files import read_sae_config
 
@@ -130,8 +131,7 @@ def _of_row(run: Run, row: dict[str, str], rows: Sequence[dict[str, str]]) -> Ca
         for other in rows
         if (other["layer"], other["coefficient"]) == (row["layer"], row["coefficient"])
     ]
-    after = alike[(alike.index(row["member"]) + 1) % len(alike)]
-    partner = "" if after == row["member"] else after
+    partner = partner_of(row["member"], alike)
     return Candidate(trained, declared_in(read_sae_config(trained.folder)), facts, partner)
 
 

@@ -1,6 +1,7 @@
 """Apply the rule of selection to measured members, layer by layer."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -31,7 +32,8 @@ class Choice:
 def choose(rows: Sequence[Row], rule: Rule) -> list[Choice]:
     """Take one member of each layer, and mark its row as selected.
 
-    Coefficients that were given up early show where the front lies, but are never taken.
+    Coefficients that were given up early are never taken. They have no say either, but for the
+    knee: of a front without its ends there is none, so they stand in it where they were.
 
     Args:
         rows: of `sae.csv`.
@@ -48,29 +50,40 @@ def _choose(rows: Sequence[Row], layer: int, rule: Rule) -> Choice:
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["coefficient"], []).append(row)
-    points = [_point(group) for group in groups.values()]
-    order, reason = ranked(rule, points)
-    grouped = list(groups.values())
-    first = next(i for i in order if not _is_screened(grouped[i]))
+    finished = [group for group in groups.values() if not _is_screened(group)]
+    asked = list(groups.values()) if rule.name == "knee" else finished
+    order, reason = ranked(rule, [_point(group) for group in asked])
+    first = next(i for i in order if not _is_screened(asked[i]))
     if first != order[0]:
-        reason = f"the first of those that were not given up early, by {rule}"
-    taken = grouped[first][0]
+        reason = f"the next by {rule}, for the first was given up early"
+    if n_screened := len(groups) - len(finished):
+        reason += f"; {n_screened} of {len(groups)} coefficients were given up early"
+    taken = asked[first][0]
     taken["selected"] = 1
-    alive = [i for i, point in enumerate(points) if not point.is_collapsed]
-    on_front = [alive[i] for i in front_of([points[i] for i in alive])]
-    front = [
+    return Choice(layer, str(taken["member"]), reason, _front(groups))
+
+
+def _front(groups: Mapping[Any, Sequence[Row]]) -> list[dict[str, Any]]:
+    """Where each coefficient lies, for `meta.jsonl`."""
+    points = {coefficient: _point(group) for coefficient, group in groups.items()}
+    finished = [
+        coefficient
+        for coefficient, point in points.items()
+        if not _is_screened(groups[coefficient]) and not point.is_collapsed
+    ]
+    on_front = [finished[i] for i in front_of([points[coefficient] for coefficient in finished])]
+    return [
         {
             "coefficient": coefficient,
             "l0": point.l0,
             "fvu": point.fvu,
-            "ce_recovered": None if point.ce != point.ce else point.ce,
-            "screened": _is_screened(group),
-            "on_front": i in on_front,
+            "ce_recovered": None if math.isnan(point.ce) else point.ce,
+            "screened": _is_screened(groups[coefficient]),
+            "on_front": coefficient in on_front,
             "collapsed": point.is_collapsed,
         }
-        for i, (point, (coefficient, group)) in enumerate(zip(points, groups.items(), strict=True))
+        for coefficient, point in points.items()
     ]
-    return Choice(layer, str(taken["member"]), reason, front)
 
 
 def _is_screened(group: Sequence[Row]) -> bool:

@@ -52,6 +52,13 @@ class Budgets(NamedTuple):
     scored: int
 
 
+def _documents_of(lengths: NDArray[np.int64], tokens: int, seed: int) -> NDArray[np.int64]:
+    """A seeded choice of documents that hold `tokens` and a twentieth more, ascending; or all."""
+    order = np.random.default_rng([seed, len(lengths)]).permutation(len(lengths))
+    n_kept = np.searchsorted(np.cumsum(lengths[order]), tokens + tokens // 20) + 1
+    return np.sort(order[:n_kept])
+
+
 def documents_by_role(
     counts: NDArray[np.int64], tasks: Sequence[str], seed: int, budgets: Budgets
 ) -> Documents:
@@ -78,8 +85,7 @@ def documents_by_role(
     if not len(held_out):  # every task has one document
         held_out = readable[-1:]
     others = np.setdiff1d(readable, held_out)
-    wanted = max(budgets.training + budgets.training // 20, 1)
-    training = others[documents_within(counts[others], wanted, seed)]
+    training = others[_documents_of(counts[others], budgets.training, seed)]
     measured = held_out[documents_within(counts[held_out], budgets.measured, seed)]
     scored = measured[:0]
     if budgets.scored:

@@ -124,7 +124,11 @@ class _Encoder:
     def add(self, positions: Positions, rows: Tensor) -> None:
         """Encode the rows of some documents, `[row, unit]`."""
         if not bool(rows.isfinite().all()):
-            self._refuse("an activation", positions, int((~rows.isfinite()).any(1).nonzero()[0]))
+            document = self._document(positions, int((~rows.isfinite()).any(1).nonzero()[0]))
+            raise UserError(
+                f"{document}: an activation is NaN or infinite. Capture anew (--store-dtype "
+                "float32, --dtype float32), or leave the document out."
+            )
         mask = torch.from_numpy(self.source.mask(self.ranges.at(positions)))
         n_rows = max(1, CHUNK_BYTES // (4 * self.dictionary.width))
         for first in range(0, len(rows), n_rows):
@@ -134,7 +138,12 @@ class _Encoder:
             entries = entries_of(latents)
             if len(wrong := np.flatnonzero(~np.isfinite(entries.values))):
                 row = np.searchsorted(np.cumsum(entries.counts), wrong[0], side="right")
-                self._refuse("a latent", positions, first + int(row))
+                document = self._document(positions, first + int(row))
+                raise UserError(
+                    f"{document}: a latent is not finite, though the activations are: this SAE "
+                    "cannot be used on them. Leave its layer out by --layers, or name another "
+                    "--member."
+                )
             self.appender.append(entries)
             decoded = self.dictionary.decode(latents, on_device)
             errors = (decoded - on_device).square().sum(dim=1).cpu()
@@ -152,15 +161,12 @@ class _Encoder:
         tally.sums += kept.sum(dim=0).numpy()
         tally.fired[entries.indices[np.repeat(mask.numpy(), entries.counts)]] = True
 
-    def _refuse(self, what: str, positions: Positions, row: int) -> None:
-        """Say in which document a value is no number."""
+    def _document(self, positions: Positions, row: int) -> str:
+        """Layer and document of a row of some documents."""
         offsets = self.ranges.at(positions).offsets
         position = positions[np.searchsorted(offsets, row, side="right") - 1]
         document = self.source.description.document_ids[self.ranges.documents[position]]
-        raise UserError(
-            f"layer {self.layer}, document {document}: {what} is NaN or infinite. Capture anew "
-            "(--store-dtype float32, --dtype float32), or leave the document out."
-        )
+        return f"layer {self.layer}, document {document}"
 
 
 def entries_of(latents: Tensor) -> Entries:

@@ -1,12 +1,14 @@
 """Which trained autoencoders are meant: those that a sae-train run selected, or one folder."""
 
+import csv
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isinf, nan
 from pathlib import Path
 from typing import Any
 
 from sdlms.errors import UserError
-from sdlms.models.layers import layers_of
+from sdlms.models.layers import layers_among
 from sdlms.runs.reading import Run
 from sdlms.sae.saving import folder_of
 from sdlms.storage.files import sha256_of
@@ -14,7 +16,23 @@ from sdlms.storage.sae_files import CONFIG
 from sdlms.storage.tables import read_table
 
 TABLE = "sae.csv"
-ALL = ("all",)
+
+
+def _number(cell: str) -> float:
+    """A number, which may be NaN, but not infinite."""
+    if isinf(number := float(cell)):
+        raise ValueError
+    return number
+
+
+# What is read of a row; other columns may be there too.
+CELLS: dict[str, Callable[[str], object]] = {
+    **dict.fromkeys(("site", "member", "ended"), str),
+    **dict.fromkeys(("layer", "selected", "screened", "seed", "steps"), int),
+    "coefficient": _number,
+    "best_step": lambda cell: int(cell or 0),  # may be empty
+    "l0": lambda cell: _number(cell or "nan"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,17 +106,49 @@ def rows_of_site(run: Run, site: str | None) -> list[dict[str, str]]:
         site: whose; may be left out where the run has only one.
 
     Raises:
-        UserError: there is no table, or no such site, or several.
+        UserError: there is no table, or it is damaged, or no such site, or several.
     """
-    if not (run.path / TABLE).is_file():
-        raise UserError(f"{run.name} holds no {TABLE}, so nobody knows its SAEs.")
-    table = read_table(run.path / TABLE)
+    table = _checked_table(run)
     sites = list(dict.fromkeys(row["site"] for row in table))
     if site is None and len(sites) > 1:
         raise UserError(f"{run.name} has SAEs of {', '.join(sites)}; choose one: --site {sites[0]}")
     if site is not None and site not in sites:
         raise UserError(f"--site {site}: {run.name} has SAEs of {', '.join(sites)}.")
     return [row for row in table if row["site"] == (site or sites[0])]
+
+
+def _checked_table(run: Run) -> list[dict[str, str]]:
+    """`sae.csv`, in which every cell that is read here is what it has to be."""
+    path = run.path / TABLE
+    if not path.is_file():
+        raise UserError(f"{run.name} holds no {TABLE}, so nobody knows its SAEs.")
+    try:
+        table = read_table(path)
+        _check_cells(table)
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: not UTF-8, too
+        why = str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged ({why}); see: sdlms runs verify {run.name}") from None
+    return table
+
+
+def _check_cells(table: Sequence[Mapping[Any, Any]]) -> None:
+    """Read every cell once.
+
+    Raises:
+        ValueError: one cannot be read, or is not there.
+    """
+    if not table:
+        raise ValueError("it has no rows")
+    if absent := [column for column in CELLS if column not in table[0]]:
+        raise ValueError(f"it has no column {absent[0]}")
+    for row in table:
+        if None in row or None in row.values():  # as csv says it
+            raise ValueError("a row is too short or too long")
+        for column, read in CELLS.items():
+            try:
+                read(row[column])
+            except ValueError:
+                raise ValueError(f"{column} is '{row[column]}'") from None
 
 
 def layers_held(run: Run, rows: list[dict[str, str]], layers: tuple[str, ...]) -> list[int]:
@@ -108,13 +158,7 @@ def layers_held(run: Run, rows: list[dict[str, str]], layers: tuple[str, ...]) -
         UserError: one of them has none.
     """
     held = sorted({int(row["layer"]) for row in rows})
-    if layers == ALL:
-        return held
-    wanted = layers_of(layers, int(run.start["resolved"]["model"]["n_layers"]))
-    if absent := [layer for layer in wanted if layer not in held]:
-        known = ", ".join(str(layer) for layer in held)
-        raise UserError(f"--layers: {run.name} has no SAE of layer {absent[0]}, but of {known}.")
-    return wanted
+    return layers_among(layers, held, int(run.start["resolved"]["model"]["n_layers"]), run.name)
 
 
 def _of_layer(run: Run, rows: list[dict[str, str]], layer: int, member: str | None) -> Trained:

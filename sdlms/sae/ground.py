@@ -1,23 +1,27 @@
 """What autoencoders are measured on: which documents, their tokens, and the model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from sdlms.models.architectures import Site
 from sdlms.models.batching import DEFAULT_BUDGET
+from sdlms.runs.writing import RunWriter
 from sdlms.sae.cross_entropy import Scoring
 from sdlms.sae.documents import Documents
 from sdlms.sae.measuring import Ground, Row
 from sdlms.sae.preparation import Basis
 from sdlms.sae.subject import Subject
 from sdlms.storage.counts import masked_lengths
+from sdlms.storage.latents import LatentsHeader, LatentsMember, predicted_bytes
 from sdlms.storage.rows import Rows
+from sdlms.storage.tables import write_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+LATENTS, DOCUMENTS = "latents.h5", "documents.csv"
 DOCUMENT_COLUMNS = ("document_id", "task", "split", "tokens", "measured", "cross_entropy")
 
 
@@ -36,9 +40,37 @@ def document_rows(rows: Rows, documents: Documents) -> Iterator[Row]:
         }
 
 
-def table_bytes(documents: Documents, width: int) -> int:
-    """What one autoencoder's tables take in `latents.h5`, roughly."""
-    return (4 * len(documents.measured) + 400) * width
+def write_documents(rows: Rows, documents: Documents, out: RunWriter) -> None:
+    """Write `documents.csv` of a run."""
+    write_table(out.path / DOCUMENTS, DOCUMENT_COLUMNS, document_rows(rows, documents))
+    out.output(DOCUMENTS, columns=DOCUMENT_COLUMNS)
+
+
+def note_halved(out: RunWriter, batch_tokens: int) -> None:
+    """Record smaller batches: results equal those of other runs only to tolerance then."""
+    out.event("batch_halved", batch_tokens=batch_tokens)
+
+
+def table_bytes(
+    subject: Subject, documents: Documents, widths: Mapping[tuple[int, str], int]
+) -> int:
+    """What the arrays of `latents.h5` take.
+
+    Args:
+        subject: where activations come from.
+        documents: their roles.
+        widths: latents of each autoencoder, by layer and name.
+    """
+    rows = subject.rows
+    header = LatentsHeader(
+        model="",
+        revision="",
+        sae="",
+        widths={LatentsMember(subject.site, *key): width for key, width in widths.items()},
+        document_ids=[rows.document_ids[d] for d in documents.measured],
+        document_tasks=[rows.document_tasks[d] for d in documents.measured],
+    )
+    return predicted_bytes(header)
 
 
 def scoring_of(

@@ -17,6 +17,7 @@ from sdlms.sae.baselines import Moments, PrincipalEnergies, components_for
 from sdlms.sae.cross_entropy import Losses, Recovered, Scoring, constant, recovered, zeros
 from sdlms.sae.dictionary import Dictionary, load_dictionary
 from sdlms.sae.evaluation import Evaluation, HeldOut, measure
+from sdlms.sae.memory import within_memory
 from sdlms.sae.stability import Matched, matched_cosine
 from sdlms.storage.flat import FlatWriter
 from sdlms.storage.latents import (
@@ -49,6 +50,7 @@ CROSS_ENTROPY = (
 )
 COLUMNS = (*IDENTITY, *TRAINING, *MEASURED, *BASELINES, *STABILITY, *CROSS_ENTROPY, "reason")
 Row = dict[str, Cell]
+REMEDY = "Lower --eval-tokens, or name fewer --layers."
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,31 +120,33 @@ def measure_all(
         A row for each, by `COLUMNS`, in their order; `selected` is 0.
 
     Raises:
-        UserError: a latent or a reconstruction of one of them is not finite.
+        UserError: a latent or a reconstruction of one of them is not finite, or they do not fit
+            the memory.
     """
-    loaded = {(each.layer, each.name): load_dictionary(each.folder) for each in saved}
-    header = _header(loaded, ground, model, origin)
+    # Each is read once more when its layer comes: all layers together may not fit the memory.
+    widths = {(each.layer, each.name): load_dictionary(each.folder).width for each in saved}
+    header = _header(widths, ground, model, origin)
     create_latents(latents, header)
     rows: list[Row] = []
+    n_tokens = len(saved) * int(ground.tokens.offsets[-1])
+    what = f"{len(saved)} autoencoders"
     with (
+        within_memory(what, ground.device, REMEDY),
         FlatWriter(latents) as writer,
-        Progress("measuring", len(saved), "members") as progress,
+        Progress("measuring", n_tokens, "tokens") as progress,
     ):
         for index, layer in enumerate(ground.layers):
             own = [each for each in saved if each.layer == layer]
-            if not own:
-                continue
-            dictionaries = [loaded[layer, each.name].to(ground.device) for each in own]
-            measuring = _Layer(ground, index, own, dictionaries)
-            rows += measuring.rows(writer, header, progress)
+            if own:
+                rows += _Layer.of(ground, index, own).rows(writer, header, progress)
     return rows
 
 
 def _header(
-    loaded: dict[tuple[int, str], Dictionary], ground: Ground, model: dict[str, Any], origin: str
+    widths: dict[tuple[int, str], int], ground: Ground, model: dict[str, Any], origin: str
 ) -> LatentsHeader:
     """What `latents.h5` is about."""
-    members = {LatentsMember(ground.site, *key): own.width for key, own in loaded.items()}
+    members = {LatentsMember(ground.site, *key): width for key, width in widths.items()}
     return LatentsHeader(
         model=model["name"],
         revision=model["commit"] or "",
@@ -161,6 +165,12 @@ class _Layer:
     index: int
     saved: Sequence[Saved]
     dictionaries: Sequence[Dictionary]
+
+    @classmethod
+    def of(cls, ground: Ground, index: int, saved: Sequence[Saved]) -> "_Layer":
+        """Read them."""
+        dictionaries = [load_dictionary(each.folder).to(ground.device) for each in saved]
+        return cls(ground, index, saved, dictionaries)
 
     def rows(self, writer: FlatWriter, header: LatentsHeader, progress: Progress) -> list[Row]:
         """Their rows; what their latents fire on goes to the file."""
@@ -183,7 +193,7 @@ class _Layer:
             k = components_for(found.l0, dictionary.d_in)
             baselines: Row = {"pca_components": k, "pca_fvu": energies.fvu(k)}
             rows.append({**each.facts, **asdict(found), **baselines})
-            progress.advance(1)
+            progress.advance(len(held_out.rows))
         for row, each in zip(rows, self.saved, strict=True):
             _note(row, *_stability_cells(self._stability(each, alive)))
         self._add_cross_entropy(rows, moments)

@@ -44,3 +44,14 @@ def members_of(
 def member_name(recipe: Recipe) -> str:
     """Flag, value and seed: `l1_0.3_seed0`, `k_32_seed1`."""
     return f"{COEFFICIENTS[recipe.kind]}_{recipe.coefficient:g}_seed{recipe.seed}"
+
+
+def partner_of(name: str, alike: Sequence[str]) -> str:
+    """The member with the next seed; the last seed's is the first; empty where there is one only.
+
+    Args:
+        name: of a member.
+        alike: names of those that differ in nothing but their seed, itself among them.
+    """
+    after = alike[(alike.index(name) + 1) % len(alike)]
+    return "" if after == name else after

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sdlms.acts.description import Description
 from sdlms.acts.file_source import FileSource, chosen_site, located
 from sdlms.errors import UserError
+from sdlms.models.layers import named_layers
 from sdlms.progress import LOGGER
 from sdlms.runs.meta import META
 from sdlms.runs.reading import Run, find_run
@@ -69,8 +70,8 @@ def encoded_source(acts: Run, trained: Sequence[Trained]) -> FileSource:
     held = source.description.layers
     if absent := [each.layer for each in trained if each.layer not in held]:
         raise UserError(
-            f"{whose} has an SAE of layer {absent[0]}, {acts.name} holds layers "
-            f"{', '.join(map(str, held))}. Name some of these by --layers, or capture that one."
+            f"{whose} has an SAE of layer {absent[0]}, {acts.name} holds {named_layers(held)}. "
+            "Name some of these by --layers, or capture that one."
         )
     return source
 

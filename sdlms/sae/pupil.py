@@ -54,7 +54,7 @@ class Progress:
 
 
 class Pupil:
-    """A member and its learner."""
+    """A member, and its learner as long as it learns."""
 
     def __init__(self, member: Member, learner: Learner, variance: float) -> None:
         """Start anew.
@@ -64,9 +64,21 @@ class Pupil:
             learner: who trains it.
             variance: mean squared distance of the scaled validation tokens from the training mean.
         """
-        self.member, self.learner, self._variance = member, learner, variance
+        self.member, self._variance = member, variance
+        self._learner: Learner | None = learner
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
+
+    @property
+    def learner(self) -> Learner:
+        """Who trains it.
+
+        Raises:
+            ValueError: it has ended; its learner is gone, for it takes four times the best weights.
+        """
+        if self._learner is None:
+            raise ValueError(f"{self.key} has ended: {self.progress.ended}")
+        return self._learner
 
     @property
     def learns(self) -> bool:
@@ -133,11 +145,11 @@ class Pupil:
                 self.best[name] = tensor.detach().clone()
 
     def end(self, reason: str) -> None:
-        """Learn no more; what it would be without weights to keep, is what it is now."""
+        """Learn no more; without weights to keep it stays what it is now. The learner goes."""
         if not self.best:
             self.progress.best_step = self.learner.n_done
             self._keep()
-        self.progress.ended = reason
+        self.progress.ended, self._learner = reason, None
 
     def _row(
         self, reconstruction: float, sparsity: float, n_active: float, sums: Sums
@@ -160,6 +172,16 @@ class Pupil:
             "lr": recipe.lr_at(max(0, n_done - 1)),
         }
 
+    def is_finite(self) -> bool:
+        """Whether everything that it would be saved with is.
+
+        Between evaluations a training that diverges is yet to be noticed.
+        """
+        tensors = [*self.best.values(), *(self.learner.state().values() if self.learns else ())]
+        # A sum needs no memory. It may overflow where values are finite, and then hardly sane.
+        sums = [float(tensor.sum()) for tensor in tensors if tensor.is_floating_point()]
+        return all(map(math.isfinite, sums))
+
     def saved(self) -> tuple[dict[str, NDArray[Any]], str]:
         """Everything that its future depends on: arrays by name, and JSON."""
         tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
@@ -171,14 +193,16 @@ class Pupil:
 
     def restore(self, arrays: dict[str, NDArray[Any]], text: str) -> None:
         """Go on from what was saved."""
-        self.progress = Progress(**json.loads(text))
+        learner, self.progress = self.learner, Progress(**json.loads(text))
+        device = next(iter(learner.weights().values())).device
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        self.best = {
-            name.removeprefix("best/"): tensor.to(self.learner.weights()[name[5:]].device)
-            for name, tensor in tensors.items()
-            if name.startswith("best/")
-        }
+        self.best = {n: tensor.to(device) for n, tensor in _below("best/", tensors).items()}
         if self.learns:
-            self.learner.load_state(
-                {n.removeprefix("state/"): t for n, t in tensors.items() if n.startswith("state/")}
-            )
+            learner.load_state(_below("state/", tensors))
+        else:
+            self._learner = None
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

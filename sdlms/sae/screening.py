@@ -22,10 +22,9 @@ def rungs_of(n_steps: int, every: int) -> list[int]:
 
 
 def screen(pupils: Sequence[Pupil], rule: Rule) -> list[Pupil]:
-    """Give up the worse half of the coefficients of each layer that are not given up yet.
+    """Give up half of the coefficients of each layer that are not given up yet.
 
-    Seeds of one coefficient stay or go together. Those that were given up before still show, by
-    their last evaluation, where the front lies.
+    Seeds of one coefficient stay or go together.
 
     Returns:
         Those that were given up now.
@@ -36,14 +35,34 @@ def screen(pupils: Sequence[Pupil], rule: Rule) -> list[Pupil]:
         for pupil in pupils:
             if pupil.member.layer == layer:
                 groups.setdefault(pupil.member.recipe.coefficient, []).append(pupil)
-        order, _ = ranked(rule, [mean_point(group) for group in groups.values()])
-        ordered = [list(groups.values())[i] for i in order]
-        left = [group for group in ordered if _is_in(group)]
-        for group in left[(len(left) + 1) // 2 :]:
-            gone += [pupil for pupil in group if pupil.learns]
+        left = [group for group in groups.values() if _is_in(group)]
+        left.sort(key=lambda group: mean_point(group).l0)
+        staying = kept(rule, [mean_point(group) for group in left])
+        for number, group in enumerate(left):
+            if number not in staying:
+                gone += [pupil for pupil in group if pupil.learns]
     for pupil in gone:
         pupil.end(SCREENED)
     return gone
+
+
+def kept(rule: Rule, points: Sequence[Point]) -> range:
+    """Which half goes on: neighbours of the one that the rule would take now.
+
+    Training is not over: L0 (of an L1 sweep) and FVU will still fall. So what will be nearest to a
+    target L0 is denser than what is now, what will be the sparsest within an FVU sparser; both
+    halves begin with the one that is taken now and go that way. Around a knee they lie on both
+    sides.
+
+    Args:
+        rule: as it was asked for.
+        points: the sparsest first.
+    """
+    n_kept = (len(points) + 1) // 2
+    taken = ranked(rule, points)[0][0]
+    before = {"l0": 0, "fvu": n_kept - 1}.get(rule.name, (n_kept - 1) // 2)
+    first = min(max(taken - before, 0), len(points) - n_kept)
+    return range(first, first + n_kept)
 
 
 def _is_in(group: Sequence[Pupil]) -> bool:

@@ -109,17 +109,24 @@ def _by_rule(rule: Rule, points: Sequence[Point]) -> tuple[list[int], str]:
         return _by_knee(points)
     if rule.name == "l0":
         distance = [abs(math.log(point.l0 / rule.bound)) for point in points]
-        order = sorted(range(len(points)), key=lambda i: (distance[i], points[i].l0))
+        order = sorted(range(len(points)), key=lambda i: (distance[i], points[i].fvu))
         return order, f"L0 {points[order[0]].l0:.1f} is nearest to {rule.bound:g}"
     return _within_bound(rule, points)
 
 
 def _within_bound(rule: Rule, points: Sequence[Point]) -> tuple[list[int], str]:
     """The sparsest within the bound first; those beyond it after them, the nearest first."""
+    if rule.name == "ce" and all(math.isnan(point.ce) for point in points):
+        order, reason = _by_knee(points)
+        return order, f"{rule} says nothing, for no cross-entropy recovered is known; {reason}"
     excess = [p.fvu - rule.bound if rule.name == "fvu" else rule.bound - p.ce for p in points]
     order = sorted(
         range(len(points)),
-        key=lambda i: (0, points[i].l0) if excess[i] <= 0 else (1, _last_if_nan(excess[i])),
+        key=lambda i: (
+            (0, points[i].l0, points[i].fvu)
+            if excess[i] <= 0
+            else (1, _last_if_nan(excess[i]), points[i].l0)
+        ),
     )
     first = points[order[0]]
     found = (

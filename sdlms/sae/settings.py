@@ -5,11 +5,12 @@ from sdlms.sae.recipe import COEFFICIENTS, Kind, Recipe
 
 # L1 on activations whose mean squared distance from their mean is their number of units.
 COEFFICIENT_DEFAULTS: dict[str, tuple[float, ...]] = {
-    "l1": (0.3, 1.0, 3.0),
+    "l1": (1.0, 2.0, 4.0),
     "k": (16.0, 32.0, 64.0),
     "l0": (0.03, 0.1, 0.3),
 }
 MOST_DEAD_STEPS = 1000
+MOST = {"seeds": 100, "tokens": 10**13, "batch_size": 2**24}
 
 
 def coefficients_of(kind: Kind, given: dict[str, tuple[float, ...]]) -> tuple[float, ...]:
@@ -32,6 +33,16 @@ def coefficients_of(kind: Kind, given: dict[str, tuple[float, ...]]) -> tuple[fl
     if min(values) <= 0 or len(set(words)) < len(words):
         raise UserError(f"--{own}: values must differ and be above 0, got {', '.join(words)}.")
     return tuple(sorted(map(float, values)))
+
+
+def check_at_most(name: str, value: int, most: int) -> None:
+    """Refuse a slip of the finger.
+
+    Raises:
+        UserError: the number is too large.
+    """
+    if value > most:
+        raise UserError(f"--{name.replace('_', '-')} must be <= {most}, got {value}.")
 
 
 def check_positive(name: str, value: float) -> None:

@@ -61,11 +61,6 @@ class TokenStream:
         self._chapter_rows = max(4 * batch_size, rows_within(acts, chapter_bytes))
         self._held: tuple[Chapter, Tensor] | None = None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all tokens are in memory at once."""
-        return self.n_tokens <= self._chapter_rows
-
     def chapters(self, n_pass: int) -> list[Chapter]:
         """What one pass over the documents reads, chapter by chapter."""
         return chapters_of(self._counts, self._chapter_rows, self._seed, n_pass)
@@ -78,6 +73,10 @@ class TokenStream:
             rows = token_rows(self._acts.slice_batch(chapter.documents))
             self._held = held = chapter, rows.acts
         return held[1]
+
+    def release(self) -> None:
+        """Give back the memory of the chapter that was read last; it can be read again."""
+        self._held = None
 
     def batches(self, n_skipped: int = 0) -> Iterator[Tensor]:
         """Batches without end, from the one behind `n_skipped` others on.

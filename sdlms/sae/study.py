@@ -1,17 +1,18 @@
 """A sweep over one subject, from what is known beforehand to what is measured in the end."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdlms.models.layers import named_layers
 from sdlms.sae.dictionary import SAVED_AS
 from sdlms.sae.documents import Documents
-from sdlms.sae.ground import document_rows, ground_of, scoring_of, table_bytes
+from sdlms.sae.ground import ground_of, scoring_of, table_bytes
 from sdlms.sae.measuring import Ground, Row, Saved
-from sdlms.sae.members import Member, member_name
+from sdlms.sae.members import Member, partner_of
 from sdlms.sae.preparation import Prepared
 from sdlms.sae.pupil import Pupil
 from sdlms.sae.saving import folder_of
@@ -49,6 +50,7 @@ class Study:
             "acts": None if subject.run is None else subject.run.name,
             "model": subject.model,
             "data": self.data,
+            "control": subject.control,
             "site": subject.site,
             "layers": subject.layers,
             "d_in": recipe.d_in,
@@ -62,24 +64,25 @@ class Study:
         """What will be trained, and on what: a line each, for the log."""
         subject, documents, recipe = self.subject, self.documents, self.members[0].recipe
         source = subject.run.name if subject.run else f"model {subject.model['name']}"
-        layers = f"layer{'s' * (len(subject.layers) > 1)} {', '.join(map(str, subject.layers))}"
+        layers = named_layers(subject.layers)
         roles = f"{_count(len(documents.training), 'document')} to train on"
         sizes = f"{recipe.kind}, {recipe.d_in} units, {_count(recipe.width, 'latent')}"
         steps = f"{_count(recipe.n_steps, 'step')} of {_count(recipe.batch_size, 'token')}"
-        return [
+        lines = [
             f"{source}: {subject.site} at {layers}; {roles}, {len(documents.held_out):,} held out",
             f"{_count(len(self.members), 'member')} ({sizes}), {steps}",
         ]
+        if subject.control != "none":
+            lines.append(f"a control, not the model itself: {subject.control}")
+        return lines
 
     def predicted_bytes(self) -> int:
         """What the run will take on disk, checkpoints among it."""
         recipe = self.members[0].recipe
         weights = COPIES * 4 * (2 * recipe.d_in + 4) * recipe.width
-        return len(self.members) * (weights + table_bytes(self.documents, recipe.width))
-
-    def document_rows(self) -> Iterator[Row]:
-        """`documents.csv`: each document that has a role."""
-        return document_rows(self.subject.rows, self.documents)
+        widths = {(each.layer, each.name): recipe.width for each in self.members}
+        tables = table_bytes(self.subject, self.documents, widths)
+        return len(self.members) * weights + tables
 
     def saved(self, run_folder: Path, pupils: Sequence[Pupil]) -> list[Saved]:
         """The members on disk, with what is known of them without measuring."""
@@ -107,14 +110,13 @@ class Study:
         return Saved(member.layer, member.name, folder, facts, self._partner(member))
 
     def _partner(self, member: Member) -> str:
-        """The member with the next seed; the last seed's is the first."""
-        same = [
-            other.recipe
+        """The member with the next seed."""
+        alike = [
+            other.name
             for other in self.members
             if other.layer == member.layer and other.recipe.coefficient == member.recipe.coefficient
         ]
-        after = same[(same.index(member.recipe) + 1) % len(same)]
-        return "" if after == member.recipe else member_name(after)
+        return partner_of(member.name, alike)
 
     def ground(
         self,

@@ -12,7 +12,7 @@ from sdlms.acts.opening import collect, load_acts
 from sdlms.errors import UserError
 from sdlms.models.architectures import Site, n_units, text_config
 from sdlms.models.inputs import Inputs
-from sdlms.models.layers import layers_of
+from sdlms.models.layers import layers_among
 from sdlms.models.loading import load_base_model, load_causal_model, load_config
 from sdlms.models.recorded import load_recorded_causal_model, source_of
 from sdlms.runs.reading import Run
@@ -35,6 +35,7 @@ class Subject:
         site: where in the model.
         layers: ascending.
         rows: tokens and documents.
+        control: what was done to the weights or tokens of the capture, `none` otherwise.
         run: the capture; None where a model runs.
         inputs: of the model that runs.
     """
@@ -44,6 +45,7 @@ class Subject:
     layers: list[int]
     n_units: int
     rows: Rows
+    control: str = "none"
     run: Run | None = None
     inputs: Inputs | None = None
 
@@ -111,18 +113,14 @@ def captured_subject(
     acts, record = load_acts(run, site), run.start["resolved"]["model"]
     chosen = list(acts.layers)
     if layers is not None:
-        chosen = layers_of(tuple(layers), int(record["n_layers"]))
-        if absent := [layer for layer in chosen if layer not in acts.layers]:
-            held = ", ".join(str(layer) for layer in acts.layers)
-            raise UserError(
-                f"--layers: layer {absent[0]} was not captured; {run.name} holds layers {held}."
-            )
+        chosen = layers_among(tuple(layers), acts.layers, int(record["n_layers"]), run.name)
     if needs_model:
         with _or_without_cross_entropy():
             check_replaceable(load_config(source_of(record)), acts.site)
     with ActivationsReader(run.path / ACTIVATIONS) as reader:
         rows = reader.rows()
-    return Subject(record, acts.site, chosen, acts.n_units, rows, run=run)
+    control = run.start["resolved"]["control"]
+    return Subject(record, acts.site, chosen, acts.n_units, rows, control, run)
 
 
 def live_subject(

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sdlms.models.device import return_freed_memory
 from sdlms.sae.initial import initial_weights
 from sdlms.sae.members import Member
+from sdlms.sae.memory import within_memory
 from sdlms.sae.preparation import Prepared
 from sdlms.sae.pupil import Pupil
 from sdlms.sae.saving import FILES, folder_of, metadata_of, save_member
@@ -17,6 +19,7 @@ from sdlms.sae.trainers import Trainer, learner_of
 from sdlms.sae.training import Course, Training
 
 COMPARED_ROWS = 64  # on which sae-lens must agree with what was saved
+REMEDY = "Lower --batch-size or --expansion, or name fewer --layers or coefficients."
 
 
 class Place(NamedTuple):
@@ -30,21 +33,26 @@ class Place(NamedTuple):
 def trained(
     members: Sequence[Member], prepared: Prepared, course: Course, place: Place, checkpoint: Path
 ) -> list[Pupil]:
-    """Train every member, or go on from a checkpoint.
+    """Train every member, or go on from a checkpoint; behind it only the best weights are left.
 
     Args:
         members: of all layers.
-        prepared: what they learn from.
+        prepared: what they learn from; its stream holds nothing in the end.
         course: how long.
         place: where.
-        checkpoint: where to keep what was done.
+        checkpoint: folder to keep what was done.
 
     Raises:
-        UserError: a member diverges.
+        UserError: a member diverges, or they do not fit the memory; what was saved last stays.
     """
-    pupils = pupils_of(members, prepared, place)
-    scales = prepared.scales.to(place.device)
-    Training(prepared.stream, scales, prepared.validation, pupils, course).run(checkpoint)
+    stream = prepared.stream
+    what = f"{len(members)} members with batches of {stream.batch_size} tokens"
+    with within_memory(what, place.device, REMEDY):
+        pupils = pupils_of(members, prepared, place)
+        scales = prepared.scales.to(place.device)
+        Training(stream, scales, prepared.validation, pupils, course).run(checkpoint)
+    stream.release()
+    return_freed_memory()
     return pupils
 
 
@@ -75,7 +83,7 @@ def saved(
     pupils: Sequence[Pupil],
     training: dict[str, Any],
 ) -> Iterator[tuple[str, Sequence[str] | None]]:
-    """Write each member's folder.
+    """Write each member's folder; its weights are let go of then.
 
     Args:
         run_folder: of the run.
@@ -98,5 +106,6 @@ def saved(
         scale = float(prepared.scales[index])
         acts = prepared.measured.acts[index, :COMPARED_ROWS].float()
         save_member(run_folder / folder, pupil, scale, metadata, acts)
+        pupil.best.clear()
         for name, columns in FILES.items():
             yield str(folder / name), columns

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sdlms.command import DeviceConfig
 from sdlms.errors import UserError, did_you_mean
-from sdlms.models.layers import check_layers
+from sdlms.models.layers import check_layers, layers_among
 from sdlms.models.settings import check_at_least
 from sdlms.probes.kinds import KINDS
 from sdlms.progress import LOGGER
@@ -142,17 +142,10 @@ def _plan(config: Config, out: RunWriter) -> Plan:
 
 def _layers_of(config: Config, run: Run, acts: "Acts") -> "Acts":
     """The captured layers that are asked about."""
-    from sdlms.models.layers import layers_of
-
     if config.layers == (ALL,):
         return acts
-    wanted = layers_of(config.layers, int(run.start["resolved"]["model"]["n_layers"]))
-    if absent := [layer for layer in wanted if layer not in acts.layers]:
-        held = ", ".join(str(layer) for layer in acts.layers)
-        raise UserError(
-            f"--layers: layer {absent[0]} was not captured; {run.name} holds layers {held}."
-        )
-    return acts.select_layers(wanted)
+    n_layers = int(run.start["resolved"]["model"]["n_layers"])
+    return acts.select_layers(layers_among(config.layers, acts.layers, n_layers, run.name))
 
 
 def _labelled(config: Config, acts: "Acts") -> "Labelled":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from sdlms.command import ComputeConfig
 from sdlms.errors import UserError
-from sdlms.models.layers import check_layers
+from sdlms.models.layers import check_layers, named_layers
 from sdlms.models.settings import check_at_least, check_sites
 from sdlms.progress import LOGGER
 from sdlms.runs.reading import Run, find_run
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sdlms.sae.subject import Subject
 
 DEFAULT_TOKENS = 1_000_000  # for mean and covariance, where no sae-train run says how many
-TABLE, LATENTS, DOCUMENTS = "sae.csv", "latents.h5", "documents.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ def run(config: Config, out: RunWriter) -> None:
             (before anything is written); or an activation is no number.
     """
     from sdlms.models.device import device_of, set_threads
-    from sdlms.sae.ground import ground_of, scoring_of
+    from sdlms.sae.ground import ground_of, note_halved, scoring_of, write_documents
 
     plan, decided = _plan(config, out)
     out.check_disk(_predicted_bytes(plan), "Name fewer SAEs by --sae or --layers.")
@@ -115,12 +114,12 @@ def run(config: Config, out: RunWriter) -> None:
         out.input(read)
     set_threads(decided["threads"])
     _announce(plan, decided)
-    _write_documents(plan, out)
+    write_documents(plan.subject.rows, plan.documents, out)
     subject, documents, device = plan.subject, plan.documents, device_of(decided["device"])
     with out.phase("preparation"):
         model, basis = _prepare(config, plan, decided)
     with out.phase("measuring"):
-        halved = partial(_note_halved, out)
+        halved = partial(note_halved, out)
         scoring = scoring_of(subject.rows, documents, model, device, halved)
         ground = ground_of(subject, documents, basis, scoring, device, config.seed)
         _measure(plan, ground, out)
@@ -221,30 +220,21 @@ def _predicted_bytes(plan: Plan) -> int:
     """What the run will take on disk."""
     from sdlms.sae.ground import table_bytes
 
-    return sum(table_bytes(plan.documents, int(str(each.facts["width"]))) for each in plan.saved)
+    widths = {(each.layer, each.name): int(str(each.facts["width"])) for each in plan.saved}
+    return table_bytes(plan.subject, plan.documents, widths)
 
 
 def _announce(plan: Plan, decided: dict[str, Any]) -> None:
     """Log what is measured, and on what."""
     subject, documents = plan.subject, plan.documents
     LOGGER.info(
-        f"{plan.runs[-1].name}: {subject.site} at layers {', '.join(map(str, subject.layers))}; "
+        f"{plan.runs[-1].name}: {subject.site} at {named_layers(subject.layers)}; "
         f"{len(documents.measured):,} documents to measure on, device {decided['device']}, "
         f"{decided['threads']} threads"
     )
     for each in plan.saved:
         what = f"{each.facts['architecture']}, {each.facts['width']} latents"
         LOGGER.info(f"layer {each.layer}: {each.name} ({what})")
-
-
-def _write_documents(plan: Plan, out: RunWriter) -> None:
-    """Write `documents.csv`."""
-    from sdlms.sae.ground import DOCUMENT_COLUMNS, document_rows
-    from sdlms.storage.tables import write_table
-
-    rows = document_rows(plan.subject.rows, plan.documents)
-    write_table(out.path / DOCUMENTS, DOCUMENT_COLUMNS, rows)
-    out.output(DOCUMENTS, columns=DOCUMENT_COLUMNS)
 
 
 def _prepare(
@@ -259,13 +249,10 @@ def _prepare(
     return model, basis(plan.subject.acts(model), plan.documents, config.seed)
 
 
-def _note_halved(out: RunWriter, batch_tokens: int) -> None:
-    """Results equal those of other runs only to tolerance then."""
-    out.event("batch_halved", batch_tokens=batch_tokens)
-
-
 def _measure(plan: Plan, ground: "Ground", out: RunWriter) -> None:
     """Write `latents.h5` and `sae.csv`."""
+    from sdlms.sae.finding import TABLE
+    from sdlms.sae.ground import LATENTS
     from sdlms.sae.measuring import COLUMNS, measure_all
     from sdlms.storage.tables import write_table
 

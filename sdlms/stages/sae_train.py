@@ -16,11 +16,19 @@ from sdlms.models.architectures import Site, n_layers
 from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of
 from sdlms.models.settings import check_at_least, check_sites
 from sdlms.progress import LOGGER
-from sdlms.runs.reading import find_run
+from sdlms.runs.reading import Run, find_run
 from sdlms.runs.writing import RunWriter
 from sdlms.sae.recipe import Kind
 from sdlms.sae.selection import rule_of
-from sdlms.sae.settings import check_k, check_positive, coefficients_of, recipe_of, width_of
+from sdlms.sae.settings import (
+    MOST,
+    check_at_most,
+    check_k,
+    check_positive,
+    coefficients_of,
+    recipe_of,
+    width_of,
+)
 from sdlms.tasks import Task, check_sources, load_tasks
 
 if TYPE_CHECKING:
@@ -35,7 +43,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "sdlms-medium"
 DEFAULT_TASKS = ("training",)
 DEFAULT_SITE = "resid_post"
-TABLE, LATENTS, DOCUMENTS = "sae.csv", "latents.h5", "documents.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +93,8 @@ class Config(ComputeConfig):
         least = {"seeds": 1, "batch_size": 1, "tokens": 1, "patience": 0, "eval_tokens": 1}
         for name, bound in {**least, "ce_tokens": 0}.items():
             check_at_least(name, getattr(self, name), bound)
+        for name, bound in MOST.items():
+            check_at_most(name, getattr(self, name), bound)
         if self.layers is not None:
             check_layers(self.layers)
         check_sites([self.site or DEFAULT_SITE])
@@ -138,15 +147,18 @@ def run(config: Config, out: RunWriter) -> None:
             number, or a member diverges.
     """
     from sdlms.models.device import device_of, set_threads
+    from sdlms.sae.ground import note_halved, write_documents
+    from sdlms.sae.memory import check_memory
 
-    study, decided = _plan(config, out)
+    study, decided = _plan(config, *_inputs(config, out))
+    check_memory(study.members, device_of(decided["device"]))
     out.check_disk(study.predicted_bytes(), "Name fewer --layers or coefficients.")
     decided = out.start(study.resolved(), decided)
     if study.subject.run is not None:
         out.input(study.subject.run)
     set_threads(decided["threads"])
     _announce(study, decided)
-    _write_documents(study, out)
+    write_documents(study.subject.rows, study.documents, out)
     with out.phase("preparation"):
         model, prepared = _prepare(config, study, decided)
     with out.phase("training"):
@@ -155,12 +167,19 @@ def run(config: Config, out: RunWriter) -> None:
         _save(config, study, prepared, pupils, out)
     with out.phase("measuring"):
         device = device_of(decided["device"])
-        ground = study.ground(prepared, model, device, config.seed, partial(_note_halved, out))
+        ground = study.ground(prepared, model, device, config.seed, partial(note_halved, out))
         _measure(config, study, ground, pupils, out)
     out.summary["tokens"] = max(int(pupil.progress.curve[-1]["tokens"]) for pupil in pupils)
 
 
-def _plan(config: Config, out: RunWriter) -> "tuple[Study, dict[str, Any]]":
+def _inputs(config: Config, out: RunWriter) -> tuple[Run | None, list[Task]]:
+    """The capture, or the documents that a model will read: found before torch is imported."""
+    if config.acts is not None:
+        return find_run(out.options.artifacts, config.acts, "capture"), []
+    return None, load_tasks(config.tasks, config.texts, config.field)
+
+
+def _plan(config: Config, capture: Run | None, tasks: list[Task]) -> "tuple[Study, dict[str, Any]]":
     """Check every setting and input; read tokens and documents."""
     from sdlms.models.device import decisions, device_of
     from sdlms.sae.documents import Budgets, documents_by_role
@@ -172,7 +191,7 @@ def _plan(config: Config, out: RunWriter) -> "tuple[Study, dict[str, Any]]":
 
     decided: dict[str, Any] = decisions(device_of(config.device), config.dtype, config.threads)
     decided["trainer"] = trainer_of(config.arch, config.trainer)
-    subject, tasks = _subject(config, out)
+    subject = _subject(config, capture, tasks)
     counts, names = masked_lengths(subject.rows), subject.rows.document_tasks
     budgets = Budgets(config.tokens, config.eval_tokens, config.ce_tokens)
     documents = documents_by_role(counts, names, config.seed, budgets)
@@ -186,26 +205,24 @@ def _plan(config: Config, out: RunWriter) -> "tuple[Study, dict[str, Any]]":
     return Study(subject, [task.record() for task in tasks], documents, members), decided
 
 
-def _subject(config: Config, out: RunWriter) -> "tuple[Subject, list[Task]]":
+def _subject(config: Config, capture: Run | None, tasks: list[Task]) -> "Subject":
     """What is trained on."""
     from sdlms.models.inputs import read_inputs, read_model
     from sdlms.models.tokens import Budget, Text, warn_of_truncation
     from sdlms.sae.subject import captured_subject, live_subject
 
     needs_model = config.ce_tokens > 0
-    if config.acts is not None:
-        capture = find_run(out.options.artifacts, config.acts, "capture")
-        return captured_subject(capture, config.site, config.layers, needs_model=needs_model), []
+    if capture is not None:
+        return captured_subject(capture, config.site, config.layers, needs_model=needs_model)
     source, model_config = read_model(config.model or DEFAULT_MODEL, config.revision)
     layers = layers_of(config.layers or DEFAULT_LAYERS, n_layers(model_config))
-    tasks = load_tasks(config.tasks, config.texts, config.field)
     texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
     # Of each task more than is trained on, for a fifth is held out; and at least one document.
     budget = Budget(max(2 * config.tokens, 1 << 20), 0, config.seed)
     inputs = read_inputs(source, model_config, texts, budget)
     warn_of_truncation(inputs.tokens)
     site: Site = config.site or DEFAULT_SITE  # type: ignore[assignment]
-    return live_subject(inputs, site, layers, needs_model=needs_model), tasks
+    return live_subject(inputs, site, layers, needs_model=needs_model)
 
 
 def _announce(study: "Study", decided: dict[str, Any]) -> None:
@@ -214,15 +231,6 @@ def _announce(study: "Study", decided: dict[str, Any]) -> None:
         LOGGER.info(line)
     place = f"device {decided['device']}, {decided['threads']} threads"
     LOGGER.info(f"{place}, products in {decided['dtype']}, steps by {decided['trainer']}")
-
-
-def _write_documents(study: "Study", out: RunWriter) -> None:
-    """Write `documents.csv`."""
-    from sdlms.sae.ground import DOCUMENT_COLUMNS
-    from sdlms.storage.tables import write_table
-
-    write_table(out.path / DOCUMENTS, DOCUMENT_COLUMNS, study.document_rows())
-    out.output(DOCUMENTS, columns=DOCUMENT_COLUMNS)
 
 
 def _prepare(
@@ -253,8 +261,7 @@ def _train(
     rule = rule_of(config.select) if config.screen else None
     course = Course(study.members[0].recipe.n_steps, config.patience, rule)
     place = Place(DTYPES[decided["dtype"]], device_of(decided["device"]), config.trainer)
-    checkpoint = out.scratch / "training.safetensors"
-    return trained(study.members, prepared, course, place, checkpoint)
+    return trained(study.members, prepared, course, place, out.scratch / "training")
 
 
 def _save(
@@ -268,24 +275,24 @@ def _save(
         out.output(name, columns=columns)
 
 
-def _note_halved(out: RunWriter, batch_tokens: int) -> None:
-    """Results equal those of other runs only to tolerance then."""
-    out.event("batch_halved", batch_tokens=batch_tokens)
-
-
 def _measure(
     config: Config, study: "Study", ground: "Ground", pupils: "list[Pupil]", out: RunWriter
 ) -> None:
     """Write `latents.h5` and `sae.csv`; say which members were taken, and why."""
     from sdlms.sae.choosing import choose
+    from sdlms.sae.finding import TABLE
+    from sdlms.sae.ground import LATENTS
     from sdlms.sae.measuring import COLUMNS, measure_all
     from sdlms.storage.tables import write_table
 
     saved = study.saved(out.path, pupils)
     rows = measure_all(saved, ground, out.path / LATENTS, study.subject.model)
     out.output(LATENTS)
-    for choice in choose(rows, rule_of(config.select)):
-        out.event("selected", rule=config.select, **vars(choice))
-        LOGGER.info(f"layer {choice.layer}: {choice.member} is taken ({choice.reason})")
+    choices = choose(rows, rule_of(config.select))
     write_table(out.path / TABLE, COLUMNS, rows)
     out.output(TABLE, columns=COLUMNS)
+    told = {record["layer"] for record in out.events("selected")}  # by an interrupted try
+    for choice in choices:
+        if choice.layer not in told:
+            out.event("selected", rule=config.select, **vars(choice))
+        LOGGER.info(f"layer {choice.layer}: {choice.member} is taken ({choice.reason})")

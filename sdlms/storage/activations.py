@@ -144,10 +144,11 @@ def create_activations(path: Path, header: Header, rows: Rows) -> None:
 
 
 class Place(NamedTuple):
-    """Where the rows of a data set lie in its file, in bytes."""
+    """Where the rows of a data set lie in its file, in bytes, and how many there are."""
 
     offset: int
     row_bytes: int
+    n_rows: int
 
 
 class ActivationsReader:
@@ -242,7 +243,8 @@ class ActivationsReader:
                 f"{self._file.filename}: {name} is chunked or compressed; activations are read "
                 "where they lie. Undo it: h5repack -l CONTI -f NONE IN OUT"
             )
-        return Place(int(offset or 0), int(np.prod(data.shape[1:])) * data.dtype.itemsize)
+        row_bytes = int(np.prod(data.shape[1:])) * data.dtype.itemsize
+        return Place(int(offset or 0), row_bytes, len(data))
 
     def store_dtype(self, key: Key) -> StoreDtype:
         """The stored type of one site and layer."""

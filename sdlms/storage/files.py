@@ -4,8 +4,14 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+from sdlms.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 CHUNK_BYTES = 1 << 20
 
@@ -29,21 +35,63 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """A block that does nothing but write a file; where the system refuses, that is one line.
+
+    Raises:
+        UserError: an OSError of the block, such as a full disk, with the file's name.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).partition("\n")[0]
+        raise UserError(f"cannot write {path}: {why}.") from None
+
+
+class _Temporary(FileIO):
+    """What is written under a temporary name; its errors name the file that it will be."""
+
+    def __init__(self, temporary: Path, path: Path) -> None:
+        self._path = path
+        super().__init__(temporary, "w")
+
+    def write(self, content: "ReadableBuffer", /) -> int:
+        """As of any file."""
+        with write_errors(self._path):
+            return super().write(content)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; when the block ends well, `path` holds it, otherwise what it held before."""
+    """A file to write; when the block ends well, `path` holds it, otherwise what it held before.
+
+    Raises:
+        UserError: it cannot be written, as on a full disk. Other errors of the block stay as they
+            are: of what it reads meanwhile, for instance.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        with write_errors(path):
+            raw = _Temporary(temporary, path)
+        with BufferedWriter(raw) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+            with write_errors(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with write_errors(path):
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)  # gone already, unless something went wrong
-    sync(path.parent)
+        with write_errors(path):
+            temporary.unlink(missing_ok=True)  # gone already, unless something went wrong
+    with write_errors(path):
+        sync(path.parent)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either the old or the new bytes, whatever happens."""
+    """Write `content` so that `path` holds either the old or the new bytes, whatever happens.
+
+    Raises:
+        UserError: it cannot be written, as on a full disk.
+    """
     with replacing(path) as file:
         file.write(content)

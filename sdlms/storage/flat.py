@@ -16,8 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.errors import UserError
-from sdlms.storage.files import sync
+from sdlms.storage.files import sync, write_errors
 
 Array = NDArray[np.generic]
 Attributes = Mapping[str, str | int | bool | list[str] | list[int]]
@@ -39,18 +38,29 @@ def create_flat(path: Path, datasets: Mapping[str, Array | Blank], attributes: A
         path: must not exist yet under its final name; an unfinished file is replaced.
         datasets: arrays are written now, blanks are allocated only. Names are full paths.
         attributes: of the file.
+
+    Raises:
+        OSError: the disk is full.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    with h5py.File(temporary, "w", libver="v110") as file:
+    try:
+        _create(temporary, datasets, attributes)
+    except RuntimeError:  # h5py, where HDF5 cannot even close what it could not write
+        raise OSError("no room for it; is the disk full?") from None
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def _create(path: Path, datasets: Mapping[str, Array | Blank], attributes: Attributes) -> None:
+    """Write what is there already, and allocate the rest."""
+    with h5py.File(path, "w", libver="v110") as file:
         file.attrs.update(attributes)
         for name, content in datasets.items():
             if isinstance(content, Blank):
                 _allocate(file, name, content)
             else:
                 file.create_dataset(name, data=content)
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
+    sync(path)
 
 
 def _allocate(file: h5py.File, name: str, blank: Blank) -> None:
@@ -108,15 +118,18 @@ class FlatWriter:
         """Write all bytes, however many calls that takes."""
         rest = rows.reshape(-1).view(np.uint8).data
         while rest:
-            try:
+            with write_errors(self.path):
                 written = os.pwrite(self._descriptor, rest, offset)
-            except OSError as error:
-                raise UserError(f"cannot write {self.path}: {error.strerror}.") from None
             rest, offset = rest[written:], offset + written
 
     def sync(self) -> None:
-        """Flush everything written so far to the disk."""
-        os.fsync(self._descriptor)
+        """Flush everything written so far to the disk.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with write_errors(self.path):
+            os.fsync(self._descriptor)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a data set that is not empty."""

@@ -34,7 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError, did_you_mean
-from sdlms.storage.flat import Array, Blank, FlatWriter, create_flat
+from sdlms.storage.files import write_errors
+from sdlms.storage.flat import Array, Attributes, Blank, FlatWriter, create_flat
 
 FORMAT = "sdlms latents"
 VERSION = 1
@@ -126,7 +127,11 @@ def predicted_bytes(header: LatentsHeader) -> int:
 
 
 def create_latents(path: Path, header: LatentsHeader) -> None:
-    """Allocate the file; members are then written one by one with `write_member`."""
+    """Allocate the file; members are then written one by one with `write_member`.
+
+    Raises:
+        UserError: the disk is full.
+    """
     datasets: dict[str, Array | Blank] = {
         "/documents/id": _texts(header.document_ids),
         "/documents/task": _texts(header.document_tasks),
@@ -136,21 +141,19 @@ def create_latents(path: Path, header: LatentsHeader) -> None:
     for member in header.widths:
         for name, shape in header.shapes(member).items():
             datasets[f"{member.group}/{name}"] = Blank(shape, np.dtype(COLUMNS[name].dtype))
-    create_flat(
-        path,
-        datasets,
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "model": header.model,
-            "revision": header.revision,
-            "sae": header.sae,
-            "sites": [member.site for member in header.widths],
-            "layers": [member.layer for member in header.widths],
-            "members": [member.name for member in header.widths],
-            "widths": list(header.widths.values()),
-        },
-    )
+    attributes: Attributes = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": header.model,
+        "revision": header.revision,
+        "sae": header.sae,
+        "sites": [member.site for member in header.widths],
+        "layers": [member.layer for member in header.widths],
+        "members": [member.name for member in header.widths],
+        "widths": list(header.widths.values()),
+    }
+    with write_errors(path):
+        create_flat(path, datasets, attributes)
 
 
 def _texts(texts: Sequence[str]) -> Array | Blank:

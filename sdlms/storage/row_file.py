@@ -130,20 +130,31 @@ def find_rows(path: Path, kind: type[ActivationsReader] = ActivationsReader) -> 
             header = reader.header()
             names = reader.data_names(header)
             names += [MASK, IDS] if "s" in header.dims else []
+            offsets = reader.offsets()
+            ids, tasks = tuple(reader.documents("id")), tuple(reader.documents("task"))
+            if not len(offsets) == len(ids) + 1 == len(tasks) + 1 or offsets[0] or falls(offsets):
+                raise ValueError("documents and their rows contradict each other")
             return RowFile(
                 path=path,
                 header=header,
-                offsets=reader.offsets(),
-                document_ids=tuple(reader.documents("id")),
-                document_tasks=tuple(reader.documents("task")),
+                offsets=offsets,
+                document_ids=ids,
+                document_tasks=tasks,
                 places={name: reader.place(name) for name in names},
                 state=_state(path.stat()),
             )
     except OSError as error:
         reason = (error.strerror or str(error)).partition("\n")[0]
         raise UserError(f"cannot read {path} ({reason}).") from None
-    except (KeyError, IndexError, RuntimeError):  # by which HDF5 says that a part is missing
+    # KeyError, IndexError, RuntimeError: by which HDF5 says that a part is missing; the others: it
+    # is there, and is something else.
+    except (KeyError, IndexError, RuntimeError, ValueError, TypeError):
         raise UserError(f"cannot read {path}: it is damaged, or another program's.") from None
+
+
+def falls(numbers: NDArray[np.int64]) -> bool:
+    """Whether one of them is less than the one before."""
+    return bool((numbers[1:] < numbers[:-1]).any())
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:

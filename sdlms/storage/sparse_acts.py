@@ -27,8 +27,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.errors import UserError
 from sdlms.storage.activations import VERSION, ActivationsReader, Header, row_datasets
+from sdlms.storage.files import write_errors
 from sdlms.storage.flat import Array, Attributes, Blank, FlatWriter, create_flat
 from sdlms.storage.row_file import RowFile, find_rows
 from sdlms.storage.rows import Rows
@@ -39,6 +39,7 @@ INDPTR, INDICES, VALUES, STARTS = "indptr", "indices", "values", "document_start
 DTYPES = {INDPTR: "int64", INDICES: "int32", VALUES: "float32", STARTS: "int64"}
 COUNTS = np.dtype("int32")  # entries of a token, while they are appended
 ENTRY_BYTES = 8  # index and value
+MOST_LATENTS = 1 << 31  # that an index can name
 COPIED_ENTRIES = 1 << 20  # at a time
 
 
@@ -127,18 +128,21 @@ class SparseAppender:
         """
         for path, file, values in zip(self._paths, self._files, entries, strict=True):
             rest = np.ascontiguousarray(values).view(np.uint8).data
-            try:
+            with write_errors(path):
                 while rest:
                     rest = rest[os.write(file, rest) :]
-            except OSError as error:
-                raise UserError(f"cannot write {path}: {error.strerror}.") from None
         self.n_rows += len(entries.counts)
         self.n_entries += len(entries.indices)
 
     def sync(self) -> None:
-        """Make sure that all rows are on the disk."""
-        for file in self._files:
-            os.fsync(file)
+        """Make sure that all rows are on the disk.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        for path, file in zip(self._paths, self._files, strict=True):
+            with write_errors(path):
+                os.fsync(file)
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +173,8 @@ def assemble(path: Path, header: SparseHeader, rows: Rows, folder: Path) -> None
         shapes = {INDPTR: rows.n_tokens + 1, INDICES: n_entries, VALUES: n_entries}
         for part, size in {**shapes, STARTS: len(rows.offsets)}.items():
             datasets[part_name(layer, part)] = Blank((size,), np.dtype(DTYPES[part]))
-    create_flat(path, datasets, _attributes(header))
+    with write_errors(path):
+        create_flat(path, datasets, _attributes(header))
     with FlatWriter(path) as writer:
         for layer, (counts, indices, values) in plain.items():
             indptr = np.zeros(rows.n_tokens + 1, dtype=np.int64)
@@ -230,10 +235,16 @@ class _Reader(ActivationsReader):
     format = FORMAT
 
     def header(self) -> Header:
-        """The latents as activations that are stored in float32."""
+        """The latents as activations that are stored in float32.
+
+        Raises:
+            ValueError: widths are missing, or no numbers of latents, or not all the same.
+        """
         found = self.attributes
         layers = [int(layer) for layer in found["layers"]]
         widths = [int(width) for width in found["widths"]]
+        if len(set(widths)) != 1 or not 0 < widths[0] <= MOST_LATENTS:
+            raise ValueError(f"widths {widths}")
         return Header(
             model=str(found["model"]),
             revision=str(found["revision"]),

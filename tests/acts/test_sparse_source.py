@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -280,11 +281,78 @@ def test_latest_stays_the_newest_capture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["indptr", "values", "document_starts"])
 def test_a_damaged_file_is_one_line(tmp_path: Path, part: str) -> None:
-    import h5py
-
     path = write_sparse(tmp_path / "a.h5", DATA)
     with h5py.File(path, "a") as file:
         del file[f"/latents/layer_3/{part}"]
     with pytest.raises(UserError, match="damaged") as refused:
         load_acts(path)
     assert "\n" not in str(refused.value)
+
+
+def test_widths_that_cannot_be_are_one_line(tmp_path: Path) -> None:
+    for widths in ([], [3], [3, 3, 4], [0, 0, 0], [-1] * 3, [1 << 40] * 3, 3, ["x"] * 3):
+        path = write_sparse(tmp_path / "a.h5", DATA)
+        with h5py.File(path, "a") as file:
+            file.attrs["widths"] = widths
+        with pytest.raises(UserError, match="damaged") as refused:
+            load_acts(path)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "row", "value"),
+    [
+        ("indices", 5, 3),  # of 3 latents
+        ("indices", 5, -1),
+        ("indptr", 10, 1 << 60),
+        ("indptr", 10, -5),
+        ("indptr", 41, 0),
+        ("indptr", 40, "+1"),  # where a document begins
+        ("indptr", N_TOKENS, "+1"),
+        ("indptr", 41, -(1 << 63)),  # so that differences wrap
+        ("document_starts", 1, "+1"),
+        ("document_starts", 3, -1),
+        ("document_starts", 2, 1 << 60),
+        ("document_starts", 0, 1),
+        ("document_starts", 5, "+1"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_one_line(
+    tmp_path: Path, part: str, row: int, value: int | str
+) -> None:
+    path = write_sparse(tmp_path / "a.h5", DATA)
+    with h5py.File(path, "a") as file:
+        numbers = file[f"/latents/layer_3/{part}"]
+        numbers[row] = numbers[row] + 1 if value == "+1" else value
+    for reads in (
+        lambda acts: acts.mean_pool().realize(),
+        lambda acts: acts.realize(),
+        lambda acts: acts.last_pool().realize(),
+    ):
+        try:
+            reads(load_acts(path).select_layers([3]))
+        except UserError as error:
+            assert "it is damaged (/latents/layer_3/" in str(error) and "\n" not in str(error)
+        else:
+            assert reads.__code__.co_names[0] == "last_pool"  # which may not read that row
+    assert load_acts(path).select_layers([1]).realize() if part in ("indices", "indptr") else True
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [("indptr", -1), ("values", -1), ("indices", 1), ("document_starts", 1)],
+)
+def test_parts_of_other_sizes_are_one_line(tmp_path: Path, part: str, change: int) -> None:
+    path = write_sparse(tmp_path / "a.h5", DATA)
+    with h5py.File(path, "a") as file:
+        name = f"/latents/layer_3/{part}"
+        values = np.resize(file[name][()], len(file[name]) + change)
+        del file[name]
+        file[name] = values
+    with pytest.raises(UserError, match=r"damaged \(/latents/layer_3/"):
+        load_acts(path)
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = 1
+    with pytest.raises(UserError, match="damaged"):
+        load_acts(path)

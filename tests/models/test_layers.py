@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdlms.errors import UserError
-from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layer_at, layers_of
+from sdlms.models.layers import (
+    DEFAULT_LAYERS,
+    check_layers,
+    layer_at,
+    layers_among,
+    layers_of,
+    named_layers,
+)
 
 depths = st.integers(1, 200)
 
@@ -83,3 +90,26 @@ def test_any_words_give_layers_of_the_model_or_a_user_error(
     except UserError:
         return
     assert found and set(found) <= set(range(n_layers))
+
+
+@given(st.sets(st.integers(0, 9), min_size=1), st.lists(st.integers(0, 9), min_size=1))
+def test_layers_of_a_run_are_those_that_it_holds(held: set[int], wanted: list[int]) -> None:
+    words = tuple(map(str, wanted))
+    assert layers_among(("all",), sorted(held), 10, "RUN") == sorted(held)
+    if set(wanted) <= held:
+        assert layers_among(words, sorted(held), 10, "RUN") == sorted(set(wanted))
+        return
+    absent = min(set(wanted) - held)
+    with pytest.raises(UserError, match=rf"layer {absent} is not there; RUN holds layers? [0-9]"):
+        layers_among(words, sorted(held), 10, "RUN")
+
+
+def test_shares_are_of_the_model_s_depth_whatever_a_run_holds() -> None:
+    assert layers_among(("50%",), [5, 7], 10, "RUN") == [5]
+    with pytest.raises(UserError, match="the model has layers 0 to 9"):
+        layers_among(("10",), [5, 7], 10, "RUN")
+
+
+def test_one_layer_is_no_layers() -> None:
+    assert named_layers([1]) == "layer 1"
+    assert named_layers([1, 3]) == "layers 1, 3"

@@ -7,7 +7,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sdlms.errors import UserError
 from sdlms.models import scoring
-from sdlms.models.scoring import losses_of, token_losses
+from sdlms.models.architectures import n_layers
+from sdlms.models.recording import recording
+from sdlms.models.scoring import losses_of
 from tests.models.tiny_models import EVERY_CAUSAL_CASE, INPUT_IDS, LENGTHS, random_model
 
 
@@ -15,6 +17,16 @@ from tests.models.tiny_models import EVERY_CAUSAL_CASE, INPUT_IDS, LENGTHS, rand
 def own_losses(model: PreTrainedModel) -> Tensor:
     logits = model(INPUT_IDS).logits[:, :-1].float()
     return nn.functional.cross_entropy(logits.mT, INPUT_IDS[:, 1:], reduction="none")
+
+
+def token_losses(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """Of every next token, by the residual behind the last block, `[batch, token - 1]`."""
+    layer = n_layers(model.config) - 1
+    with recording(model.base_model, [layer], ["resid_post"]) as recorded:
+        resid = recorded.run(input_ids)["resid_post", layer]
+    targets = input_ids[:, 1:]
+    losses = losses_of(model, resid[:, :-1].flatten(0, 1), targets.flatten())
+    return losses.view(targets.shape)
 
 
 @EVERY_CAUSAL_CASE

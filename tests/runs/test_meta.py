@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdlms.runs.meta import META, MetaWriter, event_record, seal, seal_difference, whole_lines
+from sdlms.runs.meta import (
+    META,
+    MetaWriter,
+    as_read_back,
+    event_record,
+    seal,
+    seal_difference,
+    whole_lines,
+)
 from sdlms.storage.jsonl import encode_line
 
 START = {"event": "start", "stage": "tiny", "words": ["ä", "\x1b", "\\", "\u2028"]}
@@ -35,6 +43,15 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def events(path: Path) -> list[str]:
     return [record["event"] for record, _ in whole_lines(path.read_bytes())]
+
+
+def test_a_record_is_as_it_will_be_read(meta: Path) -> None:
+    record = {"layers": (1, 2), "share": 0.1, "none": None, "nested": {"names": ("a",)}}
+    writer = MetaWriter(meta)
+    writer.event("note", record)
+    writer.close()
+    ((read, _),) = whole_lines(meta.read_bytes())
+    assert as_read_back(record) == {key: read[key] for key in record}
 
 
 def test_what_was_sealed_is_unchanged(sealed: Path) -> None:

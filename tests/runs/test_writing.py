@@ -177,6 +177,39 @@ def test_only_complete_runs_are_inputs(tmp_path: Path) -> None:
             out.input(failed)
 
 
+def test_an_input_that_changed_meanwhile_is_not_continued_on(tmp_path: Path) -> None:
+    first = complete(writer(tmp_path, label="read"))
+    earlier = fail_reading(tmp_path, first)
+    assert complete_reading(tmp_path, first, resume=True).all_of("resume")
+    (first.path / META).chmod(0o644)
+    earlier = fail_reading(tmp_path, first)
+    with (first.path / META).open("ab") as meta:
+        meta.write(b"\n")
+    message = f"^{first.name} is not the run that {earlier.name} began with .*without --resume"
+    with pytest.raises(UserError, match=message), writer(tmp_path, resume=True) as out:
+        out.start({}, {})
+        out.input(Run(first.path))
+    assert len(Run(out.path).all_of("input")) == 1
+    assert not complete_reading(tmp_path, first).all_of("resume")
+
+
+def fail_reading(folder: Path, first: Run) -> Run:
+    with pytest.raises(RuntimeError), writer(folder) as out:
+        out.start({}, {})
+        out.input(first)
+        raise RuntimeError
+    return Run(out.path)
+
+
+def complete_reading(folder: Path, first: Run, resume: bool = False) -> Run:
+    with writer(folder, resume=resume) as out:
+        out.start({}, {})
+        out.input(first)
+    run = Run(out.path)
+    assert [record["run"] for record in run.all_of("input")] == [first.name]
+    return run
+
+
 def test_a_file_changed_after_it_was_declared_fails_the_run(tmp_path: Path) -> None:
     out = writer(tmp_path)
     with pytest.raises(ValueError, match=r"a\.bin changed after"), out:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from sdlms.sae import baselines
-from sdlms.sae.baselines import Moments, PrincipalEnergies, components_for, pca_fvu
+from sdlms.sae.baselines import Moments, PrincipalEnergies, components_for
 
 D = 7
 
@@ -72,7 +72,7 @@ def test_fvu_is_that_of_scikit_learn(k: int) -> None:
     pca = PCA(n_components=k, svd_solver="full").fit(training.double().numpy())
     rebuilt = pca.inverse_transform(pca.transform(exact)) if k else pca.mean_ + 0 * exact
     expected = ((exact - rebuilt) ** 2).sum() / ((exact - pca.mean_) ** 2).sum()
-    found = pca_fvu(Moments.of(training), held_out, k)
+    found = PrincipalEnergies.of(Moments.of(training), held_out).fvu(k)
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
@@ -95,7 +95,7 @@ def test_more_components_never_explain_less(n_training: int, n_rows: int, seed: 
 
 def test_rows_at_the_mean_have_no_fvu() -> None:
     moments = Moments.of(torch.ones(3, D))
-    assert math.isnan(pca_fvu(moments, torch.ones(2, D), 1))
+    assert math.isnan(PrincipalEnergies.of(moments, torch.ones(2, D)).fvu(1))
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,14 @@ def test_l0_is_rounded_half_up_and_bounded(l0: float, k: int) -> None:
 def test_l0_that_is_no_number_is_our_bug(l0: float) -> None:
     with pytest.raises(ValueError, match="L0"):
         components_for(l0, D)
+
+
+def test_too_many_units_have_a_variance_but_no_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = some_rows(50, 0)
+    whole = Moments.of(rows)
+    monkeypatch.setattr(baselines, "MOST_UNITS", D - 1)
+    found = Moments.of(rows)
+    assert found.covariance is None
+    assert found.variance == pytest.approx(whole.variance, rel=1e-12)
+    assert torch.equal(found.mean, whole.mean)
+    assert math.isnan(PrincipalEnergies.of(found, rows).fvu(3))

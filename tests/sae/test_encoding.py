@@ -136,12 +136,13 @@ def test_a_try_that_ended_anywhere_goes_on_with_the_same_bytes(
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 3e38])
 def test_what_is_no_number_is_named(tmp_path: Path, value: float) -> None:
-    """Finite activations may still overflow inside the autoencoder."""
+    """Finite activations may still overflow inside the autoencoder: no other capture mends it."""
     data = sample(LENGTHS, n_units=5)
     data.acts[LAYER][data.rows.offsets[3]] = value
     with pytest.raises(UserError) as refused:
         encoded(tmp_path, data, random_dictionary(1))
-    what = "a latent" if value == 3e38 else "an activation"
-    assert str(refused.value).startswith(
-        f"layer 3, document {data.rows.document_ids[3]}: {what} is NaN or infinite. Capture anew"
-    )
+    what = "an activation is NaN or infinite. Capture anew"
+    if value == 3e38:
+        what = "a latent is not finite, though the activations are: this SAE cannot be used on them"
+    assert str(refused.value).startswith(f"layer 3, document {data.rows.document_ids[3]}: {what}")
+    assert ("Capture" in str(refused.value)) == (value != 3e38)

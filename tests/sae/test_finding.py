@@ -1,5 +1,6 @@
 """What was selected is found by the table of its run; anything else is one line."""
 
+import re
 from math import isnan
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import pytest
 from sdlms.errors import UserError
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
+from sdlms.sae.candidates import candidates_in_run
 from sdlms.sae.dictionary import load_dictionary
 from sdlms.sae.finding import is_sae_folder, trained_in_folder, trained_in_run
 from sdlms.storage.files import sha256_of
 from sdlms.storage.tables import write_table
 from tests.acts.samples import SITE
 from tests.stages.sae_runs import (
+    MODEL,
     OTHER,
     SELECTED,
+    UNSCREENED,
     WIDTH,
     random_dictionary,
     sae_trained,
@@ -61,7 +65,7 @@ def test_members_layers_and_sites_are_chosen(run: Run, both: Run) -> None:
     [
         (None, ALL, None, "has SAEs of mlp_act, resid_post; choose one: --site mlp_act"),
         ("attn_out", ALL, None, "--site attn_out: .* has SAEs of mlp_act, resid_post."),
-        (SITE, ("2",), None, "no SAE of layer 2, but of 1, 3."),
+        (SITE, ("2",), None, "layer 2 is not there; .* holds layers 1, 3."),
         (SITE, ("1", "8"), None, "there is no layer 8; the model has layers 0 to 3"),
         (
             SITE,
@@ -81,11 +85,11 @@ def test_what_is_not_there_is_one_line(
 
 def test_a_layer_where_nothing_was_selected_or_measured(tmp_path: Path) -> None:
     with RunWriter("sae-train", {}, RunOptions(artifacts=tmp_path)) as out:
-        out.start({}, {})
-        columns = ["site", "layer", "member", "selected", "l0"]
+        out.start({"model": MODEL}, {})
         row = {"site": SITE, "layer": 2, "member": "k_4_seed0", "selected": 0, "l0": None}
-        write_table(out.path / "sae.csv", columns, [row])
-        out.output("sae.csv", columns=columns)
+        row |= {"coefficient": 4, "seed": 0, **UNSCREENED, "best_step": None}
+        write_table(out.path / "sae.csv", list(row), [row])
+        out.output("sae.csv", columns=list(row))
     run = Run(out.path)
     with pytest.raises(UserError, match=r"no member that was selected at layer 2\. Name one"):
         trained_in_run(run, None, ALL, None)
@@ -98,6 +102,40 @@ def test_a_run_without_its_table_is_one_line(tmp_path: Path) -> None:
         out.start({}, {})
     with pytest.raises(UserError, match=r"holds no sae\.csv"):
         trained_in_run(Run(out.path), None, ALL, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (r"(?s).*", "", "it has no rows"),
+        (r"(?s)\n.*", "\n", "it has no rows"),
+        (r"^site,", "sites,", "it has no column site"),
+        (r",best_step,", ",best,", "it has no column best_step"),
+        (r"(?s)(.*,seed0|.*),[^,]*,[^,]*$", r"\1", "a row is too short or too long"),
+        (r"\n$", ",1\n", "a row is too short or too long"),
+        (r"_post,1,", "_post,x,", "layer is 'x'"),
+        (r"_post,3,", "_post,,", "layer is ''"),
+        (r",3\.5\n$", ",3.5.1\n", "l0 is '3.5.1'"),
+        (r",3\.5\n$", ",inf\n", "l0 is 'inf'"),
+        (r",40,", ",?,", r"best_step is '\?'"),
+        (r"_post", "_p\udcffst", "can't decode byte"),
+    ],
+)
+def test_a_damaged_table_is_one_line(tmp_path: Path, old: str, new: str, why: str) -> None:
+    run = sae_trained(tmp_path, None)
+    path = run.path / "sae.csv"
+    path.chmod(0o644)
+    changed, n = re.subn(old, new, path.read_text(), count=1)
+    assert n == 1
+    path.write_bytes(changed.encode(errors="surrogateescape"))
+    message = rf"/sae\.csv: damaged \(.*{why}.*\); see: sdlms runs verify {run.name}$"
+    for read in (
+        lambda: trained_in_run(run, None, ALL, None),
+        lambda: candidates_in_run(run, None, None, None),
+    ):
+        with pytest.raises(UserError, match=message) as refused:
+            read()
+        assert "\n" not in str(refused.value)
 
 
 def test_a_folder_is_for_the_one_layer_that_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What a row of `sae.csv` says, against sae-lens on the same folder and plain torch."""
 
+import gc
+import logging
 import math
 from pathlib import Path
 
@@ -10,9 +12,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sdlms.acts.flattening import TokenRows
-from sdlms.sae.baselines import Moments, pca_fvu
+from sdlms.errors import UserError
+from sdlms.progress import LOGGER
+from sdlms.sae.baselines import Moments, PrincipalEnergies
 from sdlms.sae.cross_entropy import Scoring, constant, recovered, zeros
-from sdlms.sae.dictionary import config_of, load_dictionary
+from sdlms.sae.dictionary import Dictionary, config_of, load_dictionary
+from sdlms.sae.evaluation import measure
 from sdlms.sae.lens_check import loaded_by_lens
 from sdlms.sae.measuring import COLUMNS, CROSS_ENTROPY, Ground, Row, Saved, measure_all
 from sdlms.sae.stability import matched_cosine
@@ -91,7 +96,8 @@ def test_rows_agree_with_sae_lens_and_plain_torch(tmp_path: Path) -> None:
         assert row["n_tokens"] == len(x)
         assert row["pca_components"] == min(round(l0), N_UNITS)
         k = int(str(row["pca_components"]))
-        assert row["pca_fvu"] == pytest.approx(pca_fvu(own.moments[index], x, k), abs=1e-9)
+        expected = PrincipalEnergies.of(own.moments[index], x).fvu(k)
+        assert row["pca_fvu"] == pytest.approx(expected, abs=1e-9)
         assert set(COLUMNS) - set(row) == {
             *("site", "architecture", "coefficient", "seed"),
             *("d_in", "width", "expansion", "steps", "best_step", "ended"),
@@ -129,6 +135,38 @@ def test_the_file_of_latents_agrees_with_the_table(tmp_path: Path) -> None:
             counts = reader.array(key, "firing_count")
             assert counts.sum() / sum(LENGTHS) == pytest.approx(row["l0"])
             assert (counts == 0).sum() == row["n_dead"]
+
+
+def n_dictionaries() -> int:
+    gc.collect()
+    return sum(type(each) is Dictionary for each in gc.get_objects())
+
+
+def test_the_autoencoders_of_one_layer_are_in_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members, seen = sweep(tmp_path), []
+
+    def counting(*arguments: object) -> object:
+        seen.append(n_dictionaries())
+        return measure(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("sdlms.sae.measuring.measure", counting)
+    before = n_dictionaries()
+    measure_all(members, ground(), tmp_path / "latents.h5", MODEL)
+    assert [n - before for n in seen] == [3] * 6
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdlms.sae.measuring.measure", lambda *_: torch.empty(2**50))
+    with pytest.raises(UserError, match=r"6 autoencoders do not fit the memory of cpu\. Lower"):
+        measure_all(sweep(tmp_path), ground(), tmp_path / "latents.h5", MODEL)
+
+
+def test_progress_counts_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        measure_all(sweep(tmp_path), ground(), tmp_path / "latents.h5", MODEL)
+    assert f"measuring: {6 * sum(LENGTHS):,} tokens in" in caplog.text
 
 
 def test_a_member_does_not_depend_on_its_companions(tmp_path: Path) -> None:

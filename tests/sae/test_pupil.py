@@ -1,6 +1,7 @@
 """A member on its way: which weights are kept, when it ends, what is noted, and going on."""
 
 import json
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from sdlms.sae.lens_learner import LensLearner
 from sdlms.sae.members import Member
 from sdlms.sae.pupil import CURVE_COLUMNS, IMPROVED, Pupil
 from sdlms.sae.recipe import KINDS, Kind, Recipe
-from sdlms.sae.trainers import learner_of
+from sdlms.sae.trainers import Trainer, learner_of
 from tests.sae.recipes import recipe
 from tests.sae.small_saes import small_batches, small_recipe, small_start
 from tests.sae.sweeps import CPU
@@ -71,6 +72,10 @@ def run(pupil: Pupil, patience: int, n_steps: int | None = None) -> Pupil:
     return pupil
 
 
+def n_steps(pupil: Pupil) -> float:
+    return pupil.progress.curve[-1]["step"]
+
+
 def kept(pupil: Pupil) -> float:
     return float(pupil.best["W_dec"][0, 0])
 
@@ -90,7 +95,7 @@ def test_weights_of_the_warm_up_are_never_kept() -> None:
 
 def test_patience_begins_behind_the_warm_up() -> None:
     pupil = run(scripted([1.0] * 20, warm_up_steps=6), 3)
-    assert pupil.learner.n_done == 6 + 3
+    assert n_steps(pupil) == 6 + 3
     assert pupil.progress.ended == "no progress in 3 evaluations"
     assert kept(pupil) == 6
 
@@ -98,13 +103,13 @@ def test_patience_begins_behind_the_warm_up() -> None:
 def test_what_is_no_better_by_a_thousandth_is_no_progress_but_may_be_kept() -> None:
     losses = [4 * IMPROVED ** (i / 10) - 0.25 for i in range(60)]
     pupil = run(scripted(losses, warm_up_steps=0), 8)
-    assert pupil.learner.n_done == 9
+    assert n_steps(pupil) == 9
     assert kept(pupil) == 9
     assert run(scripted(losses, warm_up_steps=0), 12).progress.ended == "all steps"
 
 
 def test_patience_of_zero_never_ends_it() -> None:
-    assert run(scripted([1.0] * 50, warm_up_steps=0), 0).learner.n_done == 50
+    assert n_steps(run(scripted([1.0] * 50, warm_up_steps=0), 0)) == 50
 
 
 def test_what_is_given_up_in_the_warm_up_keeps_what_it_is() -> None:
@@ -142,7 +147,7 @@ def test_what_diverges_is_named_and_nothing_of_it_is_kept(loss: float) -> None:
 def test_it_goes_on_from_what_was_saved(stop: int) -> None:
     losses = [5, 4, 3, 2, 3, 3, 3, 3, 3, 3]
     whole = run(scripted(losses, warm_up_steps=2), 4)
-    assert whole.learner.n_done == 8
+    assert n_steps(whole) == 8
     first = run(scripted(losses, warm_up_steps=2), 4, stop)
     arrays, text = first.saved()
     assert json.loads(text)["ended"] == first.progress.ended
@@ -152,6 +157,37 @@ def test_it_goes_on_from_what_was_saved(stop: int) -> None:
     run(second, 4)
     assert second.progress == whole.progress
     assert kept(second) == kept(whole) == 4
+
+
+@pytest.mark.parametrize("stop", [3, 8])
+def test_the_learner_goes_when_it_ends(stop: int) -> None:
+    """Then it is four times as large as what is left."""
+    pupil = run(scripted([5, 4, 3, 2, 3, 3, 3, 3], warm_up_steps=2), 0, stop)
+    learner = weakref.ref(pupil.learner) if pupil.learns else None
+    if pupil.learns:
+        pupil.end("screened")
+    assert learner is None or learner() is None
+    with pytest.raises(ValueError, match=r"layer_3/l1_0.3_seed0 has ended: "):
+        _ = pupil.learner
+    second = scripted([5, 4, 3, 2, 3, 3, 3, 3], warm_up_steps=2)
+    second.restore(*pupil.saved())
+    with pytest.raises(ValueError, match="has ended"):
+        _ = second.learner
+    assert kept(second) == kept(pupil) == min(stop, 4)
+
+
+@pytest.mark.parametrize("trainer", ["auto", "sae-lens"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_noticed_before_an_evaluation(trainer: Trainer, value: float) -> None:
+    own = small_recipe("standard")
+    learner = learner_of(own, small_start("standard"), torch.float32, CPU, trainer)
+    pupil = Pupil(Member(0, "one", own), learner, 8.0)
+    assert pupil.is_finite()
+    learner.step(small_batches(1)[0])
+    assert pupil.is_finite()
+    with torch.no_grad():
+        learner.weights()["W_enc"][2, 3] = value
+    assert not pupil.is_finite()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,13 +27,15 @@ MODEL = {
 METADATA = metadata_of(MODEL, "mlp_out", 3, "20261120_143022_capture", {"tokens": 1280})
 
 
-def trained(kind: Kind) -> Pupil:
+def trained(kind: Kind, n_left: int = 0) -> Pupil:
     own = small_recipe(kind)
     learner = learner_of(own, small_start(kind), torch.float32, CPU, "auto")
     pupil = Pupil(Member(3, member_name(own), own), learner, 8.0)
     for acts in small_batches(own.n_steps):
         learner.step(acts)
         pupil.evaluate(acts, acts, 0)
+        if own.n_steps - learner.n_done == n_left:
+            break
     return pupil
 
 
@@ -54,7 +56,7 @@ def test_sae_lens_reconstructs_raw_activations(tmp_path: Path, kind: Kind) -> No
 
 
 def test_it_is_the_best_weights_that_are_saved(tmp_path: Path) -> None:
-    pupil = trained("standard")
+    pupil = trained("standard", n_left=1)
     with torch.no_grad():
         for tensor in pupil.learner.weights().values():
             tensor.fill_(7.0)

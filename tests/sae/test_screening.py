@@ -3,8 +3,8 @@
 import pytest
 
 from sdlms.sae.pupil import Pupil
-from sdlms.sae.screening import RUNGS, rungs_of, screen
-from sdlms.sae.selection import Rule
+from sdlms.sae.screening import RUNGS, kept, rungs_of, screen
+from sdlms.sae.selection import Point, Rule, ranked
 from tests.sae.sweeps import CPU, small_members
 
 
@@ -28,22 +28,30 @@ def pupils_at(points: dict[float, tuple[float, float]], seeds: int = 1) -> list[
 FRONT = {0.1: (100.0, 0.05), 0.3: (40.0, 0.1), 1.0: (20.0, 0.3), 3.0: (8.0, 0.7)}
 
 
-def test_half_of_the_coefficients_go_the_farthest_from_the_rule_first() -> None:
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        (Rule("l0", 30), {0.1, 0.3}),  # 40 is nearer than 20, and L0 will fall
+        (Rule("fvu", 0.2), {0.3, 1.0}),  # 40 is within it now, 20 may come to be
+        (Rule("knee"), {0.1, 0.3}),
+    ],
+)
+def test_half_goes_on_where_the_rule_will_look(rule: Rule, left: set[float]) -> None:
     pupils = pupils_at(FRONT, seeds=2)
-    gone = screen(pupils, Rule("l0", 30))
-    assert {pupil.member.recipe.coefficient for pupil in gone} == {0.1, 3.0}
+    gone = screen(pupils, rule)
     assert len(gone) == 2 * 2 * 2  # layers, coefficients, seeds
     assert all(pupil.progress.ended == "screened" and pupil.best for pupil in gone)
-    second = screen(pupils, Rule("l0", 30))
-    assert len(second) == 2 * 2
-    assert len({p.member.recipe.coefficient for p in pupils if p.learns}) == 1
+    assert {p.member.recipe.coefficient for p in pupils if p.learns} == left
 
 
-def test_the_knee_survives() -> None:
-    pupils = pupils_at(FRONT)
-    screen(pupils, Rule("knee"))
-    screen(pupils, Rule("knee"))
-    assert {p.member.recipe.coefficient for p in pupils if p.learns} == {0.3}
+@pytest.mark.parametrize("n_points", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("rule", [Rule("knee"), Rule("l0", 20), Rule("fvu", 0.2), Rule("l0", 1e4)])
+def test_the_one_that_the_rule_takes_now_always_goes_on(rule: Rule, n_points: int) -> None:
+    points = [Point(2.0 * 2**i, 0.8 / 1.7**i) for i in range(n_points)]
+    staying = kept(rule, points)
+    assert len(staying) == (n_points + 1) // 2
+    assert ranked(rule, points)[0][0] in staying
+    assert 0 <= staying[0] <= staying[-1] < n_points
 
 
 def test_one_coefficient_is_never_given_up() -> None:

@@ -124,6 +124,21 @@ def test_out_of_reach_the_nearest_is_taken_and_it_is_said() -> None:
     assert ranked(Rule("ce", 0.9), points)[0] == [1, 0]
 
 
+def test_of_equal_l0_the_better_reconstruction_is_taken() -> None:
+    points = [Point(10, 0.4), Point(10, 0.2), Point(30, 0.1)]
+    assert ranked(Rule("fvu", 0.5), points)[0][0] == 1
+    assert ranked(Rule("l0", 10), points)[0][0] == 1
+
+
+def test_a_rule_that_says_nothing_is_not_pretended_to_have_been_applied() -> None:
+    points = [Point(10, 0.6), Point(20, 0.2), Point(60, 0.1)]
+    order, reason = ranked(Rule("ce", 0.9), points)
+    assert order[0] == 1
+    assert reason.startswith(
+        "ce=0.9 says nothing, for no cross-entropy recovered is known; the knee"
+    )
+
+
 def test_one_member_is_taken_whatever_it_is() -> None:
     assert ranked(Rule("ce", 0.9), [Point(3, 0.9)]) == ([0], "the only one")
 

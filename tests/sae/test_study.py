@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdlms.sae.documents import Budgets, documents_by_role
-from sdlms.sae.ground import table_bytes
+from sdlms.sae.ground import document_rows, table_bytes
 from sdlms.sae.members import Member, members_of
 from sdlms.sae.preparation import prepare
 from sdlms.sae.pupil import Pupil
@@ -69,7 +69,7 @@ def test_the_log_says_what_will_be_trained() -> None:
 
 def test_each_document_with_tokens_has_one_role() -> None:
     own = study()
-    rows = list(own.document_rows())
+    rows = list(document_rows(own.subject.rows, own.documents))
     assert [row["document_id"] for row in rows] == own.subject.rows.document_ids
     assert {row["split"] for row in rows} == {"train", "validation", "unused"}
     assert all(row["tokens"] == LENGTH - 1 for row in rows)
@@ -121,8 +121,9 @@ def test_what_is_written_fits_into_what_was_predicted(tmp_path: Path) -> None:
     for _ in saved(tmp_path, own.subject, prepared, pupils, {}):
         pass
     weights = sum(path.stat().st_size for path in tmp_path.rglob("sae_weights.safetensors"))
-    checkpoint = (tmp_path / "first").stat().st_size
-    tables = len(own.members) * table_bytes(own.documents, 2048)
+    checkpoint = sum(path.stat().st_size for path in (tmp_path / "first").iterdir())
+    widths = {(each.layer, each.name): 2048 for each in own.members}
+    tables = table_bytes(own.subject, own.documents, widths)
     predicted = own.predicted_bytes() - tables
     assert 0.8 * predicted < 2 * checkpoint + weights < predicted
 

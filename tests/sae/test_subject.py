@@ -73,7 +73,7 @@ def test_layers_may_be_chosen(
 
 def test_a_layer_that_is_not_there_is_named(work: Path, model: Path) -> None:
     run = capture(work, model)
-    with pytest.raises(UserError, match=r"layer 2 was not captured; \S+ holds layers 1, 3.$"):
+    with pytest.raises(UserError, match=r"layer 2 is not there; \S+ holds layers 1, 3.$"):
         captured_subject(run, None, ["1", "2"], needs_model=False)
     with pytest.raises(UserError, match="resid_pre"):
         captured_subject(run, "resid_pre", None, needs_model=False)

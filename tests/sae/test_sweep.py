@@ -1,11 +1,13 @@
 """A sweep from its recipes to its folders."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sdlms.errors import UserError
 from sdlms.sae.lens_check import loaded_by_lens
 from sdlms.sae.preparation import Prepared
 from sdlms.sae.saving import FILES
@@ -56,6 +58,39 @@ def test_the_same_sweep_gives_the_same_bits(prepared: Prepared, tmp_path: Path) 
     ]
     for one, other in zip(*both, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("place", ["sweep._pupil", "training.read_checkpoint", "pupil.Pupil.saved"])
+def test_too_little_memory_is_one_line_wherever_it_fails(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr("sdlms.sae.training.CHECKPOINT_SECONDS", 0.0)
+    trained(small_members(), prepared, COURSE, PLACE, tmp_path / "whole")
+    folder = tmp_path / ("whole" if place.endswith("read_checkpoint") else "new")
+    monkeypatch.setattr(f"sdlms.sae.{place}", lambda *_: torch.empty(2**50))
+    with pytest.raises(
+        UserError,
+        match=r"^4 members with batches of 64 tokens do not fit the memory of cpu\.",
+    ):
+        trained(small_members(), prepared, COURSE, PLACE, folder)
+
+
+def n_learners() -> int:
+    gc.collect()
+    return sum(type(each) is StandardLearner for each in gc.get_objects())
+
+
+def test_only_the_best_weights_outlive_the_training_and_nothing_the_saving(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    before = n_learners()
+    pupils = trained(small_members(), prepared, COURSE, PLACE, tmp_path / "checkpoint")
+    assert prepared.stream._held is None
+    assert n_learners() == before
+    subject = Subject(MODEL, "attn_out", [1, 3], 8, rows_with([2]))
+    for _ in saved(tmp_path, subject, prepared, pupils, {}):
+        pass
+    assert not weights_of(pupils)
 
 
 def test_sae_lens_trains_the_same(prepared: Prepared, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """The loop: what members become depends on nothing but their recipe, data and seed."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from sdlms.errors import UserError
+from sdlms.sae import training as module
+from sdlms.sae.checkpoint import has_checkpoint
 from sdlms.sae.preparation import Prepared
 from sdlms.sae.pupil import Pupil
 from sdlms.sae.selection import Rule
@@ -31,7 +35,7 @@ def trained(
     prepared: Prepared, path: Path, course: Course = COURSE, **changes: object
 ) -> list[Pupil]:
     training = training_of(prepared, course, **changes)
-    training.run(path / "checkpoint.safetensors")
+    training.run(path / "checkpoint")
     return list(training.pupils)
 
 
@@ -69,7 +73,7 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(
         first._step(batch)
         if course.is_evaluation(first.n_done):
             first._evaluate(batch)
-    first.save(tmp_path / "checkpoint.safetensors")
+    first.save(tmp_path / "checkpoint")
     second = trained(prepared, tmp_path, course, **changes)
     assert [p.progress for p in second] == [p.progress for p in whole]
     assert any(p.progress.ended == "screened" for p in whole)
@@ -81,19 +85,130 @@ def test_patience_ends_what_no_longer_gets_better(prepared: Prepared, tmp_path: 
     pupils = trained(prepared, tmp_path, Course(60, patience=3), lr=1e-9)
     for pupil in pupils:
         assert pupil.progress.ended == "no progress in 3 evaluations"
-        assert pupil.learner.n_done == 12  # patience begins behind the warm-up, at step 3
+        assert (
+            pupil.progress.curve[-1]["step"] == 12
+        )  # patience begins behind the warm-up, at step 3
 
 
 def test_what_diverges_is_named_and_the_last_checkpoint_stays(
     prepared: Prepared, tmp_path: Path
 ) -> None:
     training = training_of(prepared, lr=1e6)
-    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint = tmp_path / "checkpoint"
     training.save(checkpoint)
-    before = checkpoint.read_bytes()
+    before = contents(checkpoint)
     with pytest.raises(UserError, match=r"layer 1, l1_0.1_seed0 diverges: after \d+ of 60 steps"):
         training.run(checkpoint)
-    assert checkpoint.read_bytes() == before
+    assert contents(checkpoint) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def breaking(training: Training, step: int) -> None:
+    """Plant a NaN in the weights of one member right after an update."""
+    do_step = training._step
+
+    def broken(batch: torch.Tensor) -> None:
+        do_step(batch)
+        if training.n_done == step:
+            with torch.no_grad():
+                training.pupils[2].learner.weights()["b_enc"][0] = float("nan")
+
+    training._step = broken  # type: ignore[method-assign]
+
+
+def test_a_checkpoint_never_holds_what_is_no_number(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluations notice it three steps apart; the last one that is finite stays."""
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
+    training = training_of(prepared)
+    breaking(training, 13)
+    with pytest.raises(UserError, match=r"diverges: after 15 of 60 steps"):
+        training.run(tmp_path / "checkpoint")
+    found = training_of(prepared)
+    found.run(tmp_path / "checkpoint")
+    whole = trained(prepared, tmp_path / "whole")
+    assert found._n_saved == 60
+    assert {path.name for path in (tmp_path / "checkpoint").iterdir()} >= {"60_0.safetensors"}
+    for one, other in zip(weights_of(whole), weights_of(found.pupils), strict=True):
+        assert torch.equal(one, other)
+
+
+def interrupting(training: Training, step: int, n_times: int) -> None:
+    """Ctrl-C in the middle of an update, once or more often."""
+    update = training.pupils[2].learner.step
+
+    def interrupted(acts: torch.Tensor) -> None:
+        update(acts)
+        for _ in range(n_times * (training.n_done == step - 1)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    training.pupils[2].learner.step = interrupted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("step", [1, 13, 15, 60])
+def test_an_interrupt_waits_for_the_step_and_is_saved(
+    prepared: Prepared, tmp_path: Path, step: int
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    training = training_of(prepared)
+    interrupting(training, step, 1)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(checkpoint)
+    assert (checkpoint / f"{step}_3.safetensors").exists()
+    found, whole = trained(prepared, tmp_path), trained(prepared, tmp_path / "whole")
+    assert [pupil.progress for pupil in found] == [pupil.progress for pupil in whole]
+    for one, other in zip(weights_of(whole), weights_of(found), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_is_broken_by_a_second_interrupt_is_not_saved(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    training = training_of(prepared)
+    interrupting(training, 13, 2)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(tmp_path / "checkpoint")
+    assert training.n_done == 12
+    assert not has_checkpoint(tmp_path / "checkpoint")
+
+
+def test_nothing_is_saved_twice(prepared: Prepared, tmp_path: Path) -> None:
+    """An interrupt while the next chapter is read, right behind a checkpoint."""
+    training = training_of(prepared)
+    batches = training._stream.batches
+
+    def interrupted(n_skipped: int = 0) -> object:
+        yield next(batches(n_skipped))
+        training.save(tmp_path / "checkpoint")
+        (tmp_path / "checkpoint" / "note").touch()  # which another one would not leave
+        raise KeyboardInterrupt
+
+    stream = type("Stream", (), {"batches": staticmethod(interrupted), "batch_size": 64})
+    training._stream = stream  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        training.run(tmp_path / "checkpoint")
+    assert (tmp_path / "checkpoint" / "note").exists()
+
+
+@pytest.mark.parametrize(("seconds", "n_saved"), [(0.0, 60), (1e9, 0)])
+def test_checkpoints_do_not_wait_for_evaluations(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float,
+    n_saved: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", seconds)
+    steps, write = [], module.write_checkpoint
+
+    def noting(folder: Path, n_done: int, pupils: list[Pupil]) -> None:
+        steps.append(n_done)
+        write(folder, n_done, pupils)
+
+    monkeypatch.setattr(module, "write_checkpoint", noting)
+    trained(prepared, tmp_path)
+    assert steps == list(range(1, n_saved + 1))
 
 
 @pytest.mark.parametrize("n_steps", [1, 3, 19, 20, 21, 39, 40, 1003, 100_000])
@@ -103,13 +218,3 @@ def test_evaluations_are_at_most_twenty_and_the_last_is_at_the_end(n_steps: int)
     assert min(n_steps, 10) <= len(steps) <= 20
     assert steps[-1] == n_steps
     assert steps[:-1] == list(range(course.every, n_steps, course.every))
-
-
-def test_too_little_memory_is_one_line(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = training_of(prepared)
-    learner = training.pupils[0].learner
-    monkeypatch.setattr(learner, "step", lambda acts: torch.empty(2**50))
-    with pytest.raises(
-        UserError, match="4 members with batches of 64 tokens do not fit the memory"
-    ):
-        training._step(next(training._stream.batches()))

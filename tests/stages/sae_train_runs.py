@@ -52,7 +52,7 @@ def planted(work: Path, data: Sample | None = None, site: str = SITE) -> Run:
     }
     options = RunOptions(artifacts=work / "artifacts", label="planted")
     with RunWriter("capture", {"seed": 0}, options) as out:
-        out.start({"model": model}, {})
+        out.start({"model": model, "control": "none"}, {})
         write_sample(out.path / "activations.h5", sparse_data() if data is None else data, site)
         out.output("activations.h5")
     return Run(out.path)

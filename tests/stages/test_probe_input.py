@@ -58,7 +58,7 @@ def test_seeds_may_test_on_every_document(cli: Cli, work: Path) -> None:
         (["--seeds", "0"], "--seeds must be >= 1, got 0."),
         (["--labels", "tasks"], "--labels tasks: neither 'task' nor a file that exists."),
         (["--labels", "."], "--labels .: neither"),
-        (["--layers", "2"], "layer 2 was not captured; "),
+        (["--layers", "2"], "layer 2 is not there; "),
         (["--layers", "2"], "holds layers 1, 3."),
         (["--layers", "7"], "the model has layers 0 to 3"),
         (["--layers", "last"], "'last' is neither an index"),

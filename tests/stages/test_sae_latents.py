@@ -179,7 +179,7 @@ def assert_refused(work: Path, code: int, err: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layers", "2"], "has no SAE of layer 2, but of 1, 3."),
+        (["--layers", "2"], "_untrained holds layers 1, 3."),
         (["--layers", "9"], "the model has layers 0 to 3"),
         (["--layers", "x"], "'x' is neither an index"),
         (
@@ -294,6 +294,31 @@ def test_an_interrupt_is_resumed_with_the_same_bytes(
     resumed = newest(work)
     assert Run(resumed).all_of("resume") and resumed != whole
     assert outputs(whole) == outputs(resumed)
+
+
+def test_another_capture_of_the_same_name_is_not_continued_on(
+    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: Streams
+) -> None:
+    acts = published(work, data())
+    sae_trained(work, None)
+    words = ["--acts", acts.name, *SMALL]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(encoding._Encoder, "add", interrupted)
+        assert cli("sae-latents", *words) == 130
+    (begun,) = [run for run in list_runs(work / "artifacts", partial=True) if not run.complete]
+    meta = acts.path / "meta.jsonl"
+    meta.chmod(0o644)
+    first, *rest = meta.read_text().splitlines(keepends=True)
+    meta.write_text("".join([first.replace('"seed": 0', '"seed": 1'), *rest]))
+    capsys.readouterr()
+    assert cli("sae-latents", *words, "--resume") == 2
+    *_, line = capsys.readouterr().err.splitlines()  # behind the hint of an unfinished run
+    assert line.startswith(f"sdlms: {acts.name} is not the run that {begun.name} began with")
+    assert cli("sae-latents", *words) == 0
 
 
 @pytest.mark.slow

@@ -324,3 +324,13 @@ def test_a_hidden_layer_that_nobody_asked_for_is_not_read(cli: Cli, work: Path) 
     assert cli("sae-train", "--acts", "latest", "--layers", "25%", *SHORT) == 0
     assert {row["layer"] for row in table(newest(work), "sae.csv")} == {"1"}
     assert len(list_runs(work / "artifacts")) == 2
+
+
+def test_more_than_the_memory_holds_is_refused_before_anything_is_written(
+    cli: Cli, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted(work)
+    assert cli("sae-train", "--acts", "latest", "--width", 10**12, *SHORT) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "training 4 members takes" in line and "Name fewer --layers" in line
+    assert len(list_runs(work / "artifacts", partial=True)) == 1

@@ -68,7 +68,7 @@ def assert_refused(work: Path, code: int, err: str, message: str) -> None:
         (["--revision", "main"], "leave out --revision, or --acts."),
         (["--tasks", "qa"], "leave out --tasks, or --acts."),
         (["--texts", "a.txt"], "leave out --texts, or --acts."),
-        (["--layers", "2"], "layer 2 was not captured; "),
+        (["--layers", "2"], "layer 2 is not there; "),
         (["--layers", "2"], "holds layers 1, 3."),
         (["--layers", "7"], "the model has layers 0 to 3"),
         (["--layers", "last"], "'last' is neither an index"),

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from sdlms.runs.reading import Run, list_runs
+from sdlms.runs.writing import RunWriter
 from sdlms.sae import training
 from sdlms.sae.training import Training
 from tests.stages.probe_runs import Cli, newest, outputs
 from tests.stages.sae_train_runs import planted, trained_runs
 
 KILLING = Path(__file__).with_name("killing_stages.py")
-STEPS = ["--batch-size", 64, "--tokens", 2560, "--threads", 1]  # 40 steps, each evaluated
+STEPS = ["--batch-size", 64, "--tokens", 2560, "--threads", 1]  # 40 steps
 SWEEP = ["--l1", "0.3,1", "--screen", *STEPS]
 KINDS = {
     "standard": SWEEP,
@@ -92,7 +93,7 @@ def test_an_interrupt_leaves_a_run_that_resumes_at_its_last_checkpoint(
     (partial,) = [run for run in trained_runs(work) if not run.complete]
     assert partial.status == "interrupted"
     assert cli(*words, "--resume") == 0
-    assert begun[30] == (29 if kept_seconds == 0 else 0)
+    assert begun[30] == 30  # the step that was begun is done, and saved
     resumed = newest(work)
     assert resumed.name == partial.name
     assert Run(resumed).all_of("resume")
@@ -130,6 +131,32 @@ def test_an_interrupt_behind_the_training(
     assert Run(whole).records[-1]["tokens"] == Run(newest(work)).records[-1]["tokens"]
 
 
+@pytest.mark.parametrize("n_told", [0, 1, 2])
+def test_what_was_taken_is_told_once(
+    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch, n_told: int
+) -> None:
+    """Interrupted while it is told, or before."""
+    planted(work)
+    words = ["sae-train", "--acts", "latest", "--ce-tokens", 0, *KINDS["topk"], "--quiet"]
+    with monkeypatch.context() as context:
+        tell, told = RunWriter.event, []
+
+        def interrupted(self: RunWriter, event: str, **fields: object) -> None:
+            if event == "selected":
+                told.append(event)
+                if len(told) > n_told:
+                    raise KeyboardInterrupt
+            tell(self, event, **fields)
+            if event == "selected" and n_told == len(told) == 2:
+                raise KeyboardInterrupt
+
+        context.setattr(RunWriter, "event", interrupted)
+        assert cli(*words) == 130
+    assert cli(*words, "--resume") == 0
+    found = [record["layer"] for record in Run(newest(work)).all_of("selected")]
+    assert found == [1, 3]
+
+
 def test_other_settings_begin_another_run(
     cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,7 +180,7 @@ def test_a_damaged_checkpoint_is_named(
         interrupt_at(context, 20)
         assert cli(*words) == 130
     (partial,) = [run for run in trained_runs(work) if not run.complete]
-    (checkpoint,) = partial.path.rglob("training.safetensors")
+    checkpoint = min(partial.path.rglob("training/*.safetensors"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     assert cli(*words, "--resume") == 2
-    assert "training.safetensors" in capsys.readouterr().err.splitlines()[-1]
+    assert checkpoint.name in capsys.readouterr().err.splitlines()[-1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sdlms.errors import UserError
 from sdlms.storage.activations import Header, create_activations
 from sdlms.storage.flat import FlatWriter
-from sdlms.storage.row_file import IDS, MASK, OpenRows, RowFile, find_rows
+from sdlms.storage.row_file import IDS, MASK, OpenRows, RowFile, falls, find_rows
 from sdlms.storage.rows import Rows
 
 N = 1500
@@ -164,3 +164,31 @@ def test_a_folder_or_nothing_is_one_clear_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot read") as refused:
             find_rows(path)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        [0, 600, 500, N],
+        [1, 500, 500, N],
+        [0, 500, N],
+        [],
+        [0, 1, 2, 3, N],
+        [0, -(1 << 63), -1, N],
+        3,
+    ],
+)
+def test_documents_that_contradict_their_rows_are_one_line(
+    tmp_path: Path, offsets: list[int] | int
+) -> None:
+    written(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["/tokens/offsets"]
+        file["/tokens/offsets"] = np.array(offsets, dtype=np.int64)
+    with pytest.raises(UserError, match="damaged, or another program's"):
+        find_rows(tmp_path / "a.h5")
+
+
+@given(st.lists(st.integers(-(1 << 63), (1 << 63) - 1)))
+def test_numbers_fall_where_they_are_not_sorted(numbers: list[int]) -> None:
+    assert falls(np.array(numbers, dtype=np.int64)) == (numbers != sorted(numbers))
