@@ -1,6 +1,6 @@
 """Which documents an autoencoder learns from, and on which it is measured."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,7 +60,11 @@ def _documents_of(lengths: NDArray[np.int64], tokens: int, seed: int) -> NDArray
 
 
 def documents_by_role(
-    counts: NDArray[np.int64], tasks: Sequence[str], seed: int, budgets: Budgets
+    counts: NDArray[np.int64],
+    tasks: Sequence[str],
+    seed: int,
+    budgets: Budgets,
+    known: Collection[int] = (),
 ) -> Documents:
     """Hold back a fifth of each task's documents, and choose what is learned from and measured.
 
@@ -69,15 +73,16 @@ def documents_by_role(
         tasks: of each document.
         seed: of the split and of every choice.
         budgets: how much of each.
+        known: documents that what is measured has learned from elsewhere; none is measured on.
 
     Raises:
-        UserError: too few documents have tokens.
+        UserError: too few documents have tokens, or all that are held out are known.
     """
     readable = np.flatnonzero(counts > 0)
     if len(readable) < 2:
         raise UserError(
-            f"documents with tokens: {len(readable)}; at least two are needed, one to learn from and "
-            "one to measure on. Read more of them."
+            f"documents with tokens: {len(readable)}; at least two are needed, one to learn from "
+            "and one to measure on. Read more of them."
         )
     names = np.array(list(tasks))[readable]
     roles = grouped_split(np.arange(len(readable)), names, seed, HELD_OUT_FRACTION, 0.0)
@@ -86,7 +91,13 @@ def documents_by_role(
         held_out = readable[-1:]
     others = np.setdiff1d(readable, held_out)
     training = others[_documents_of(counts[others], budgets.training, seed)]
-    measured = held_out[documents_within(counts[held_out], budgets.measured, seed)]
+    unknown = np.setdiff1d(held_out, np.array(sorted(known), dtype=np.int64))
+    if not len(unknown):
+        raise UserError(
+            f"all {len(held_out)} documents that are held out were learned from by what is to be "
+            "measured. Take the --seed that it was trained with, or other --acts."
+        )
+    measured = unknown[documents_within(counts[unknown], budgets.measured, seed)]
     scored = measured[:0]
     if budgets.scored:
         scored = measured[documents_within(counts[measured], budgets.scored, seed)]

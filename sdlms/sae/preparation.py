@@ -14,6 +14,7 @@ from sdlms.sae.documents import Documents
 from sdlms.sae.stream import TokenStream, chapters_of, rows_within
 
 VALIDATION_TOKENS = 4096  # that early stopping looks at, drawn from the held-out ones
+CALIBRATION_TOKENS = 16_384  # on which a threshold gives L0 to 1 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +41,13 @@ class Prepared(Basis):
             its number of units, so that one L1 coefficient means the same at every layer.
         validation: `[layer, token, unit]`, those of the measured tokens that early stopping looks
             at.
+        calibration: `[layer, token, unit]`, training tokens on which thresholds are set.
     """
 
     stream: TokenStream
     scales: Tensor
     validation: Tensor
+    calibration: Tensor
 
 
 def prepare(acts: Acts, documents: Documents, batch_size: int, seed: int) -> Prepared:
@@ -61,11 +64,17 @@ def prepare(acts: Acts, documents: Documents, batch_size: int, seed: int) -> Pre
             training tokens than a batch takes.
     """
     stream = TokenStream(acts.slice_batch(documents.training), batch_size, seed)
-    moments = _moments(acts, stream.read(stream.chapters(0)[0]))
+    training = stream.read(stream.chapters(0)[0])
+    moments = _moments(acts, training)
     measured = token_rows(acts.slice_batch(documents.measured))
-    chosen = _some_rows(measured.acts.shape[1], seed)
-    scales = torch.tensor([(acts.n_units / own.variance) ** 0.5 for own in moments])
-    return Prepared(moments, measured, stream, scales, measured.acts[:, chosen])
+    return Prepared(
+        moments=moments,
+        measured=measured,
+        stream=stream,
+        scales=torch.tensor([(acts.n_units / own.variance) ** 0.5 for own in moments]),
+        validation=_some_rows(measured.acts, VALIDATION_TOKENS, seed),
+        calibration=_some_rows(training, CALIBRATION_TOKENS, seed),
+    )
 
 
 def basis(acts: Acts, documents: Documents, seed: int) -> Basis:
@@ -97,7 +106,7 @@ def _moments(acts: Acts, rows: Tensor) -> list[Moments]:
     return moments
 
 
-def _some_rows(n_rows: int, seed: int) -> Tensor:
-    """`[row]` a seeded choice of rows, ascending."""
-    order = np.random.default_rng(seed).permutation(n_rows)[:VALIDATION_TOKENS]
-    return torch.from_numpy(np.sort(order))
+def _some_rows(acts: Tensor, n_most: int, seed: int) -> Tensor:
+    """`[layer, row, unit]`, a seeded choice of rows, in their order."""
+    order = np.random.default_rng(seed).permutation(acts.shape[1])[:n_most]
+    return acts[:, torch.from_numpy(np.sort(order))]

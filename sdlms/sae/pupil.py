@@ -96,11 +96,11 @@ class Pupil:
         row = self.progress.curve[-1]
         return row["l0"], 1 - row["explained_variance"]
 
-    def evaluate(self, training: Tensor, validation: Tensor, patience: int) -> None:
+    def evaluate(self, calibration: Tensor, validation: Tensor, patience: int) -> None:
         """Note a row of the curve, keep the weights if they are the best, stop if it is time.
 
         Args:
-            training: `[token, unit]` float32, scaled: the batch that was learned from last.
+            calibration: `[token, unit]` float32, scaled: training tokens, always the same.
             validation: `[token, unit]` float32, scaled, of other documents.
             patience: evaluations without progress after which it ends; 0 never ends it.
 
@@ -109,7 +109,7 @@ class Pupil:
         """
         learner, recipe, now = self.learner, self.member.recipe, self.progress
         losses = learner.losses()
-        learner.calibrate(training)
+        learner.calibrate(calibration)
         sums = learner.evaluate(validation)
         row = self._row(*losses, sums)
         if (

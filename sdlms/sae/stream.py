@@ -19,6 +19,7 @@ from sdlms.acts.flattening import token_counts, token_rows
 from sdlms.acts.handle import Acts
 from sdlms.errors import UserError
 
+LEAST_ROWS = 1 << 16  # of a chapter: what its last batch leaves over is little
 CHAPTER_BYTES = 1 << 30  # of all layers, in the stored type
 
 
@@ -49,7 +50,8 @@ class TokenStream:
             acts: of the training documents, with tokens; every layer that is trained on.
             batch_size: tokens in a batch.
             seed: of every order.
-            chapter_bytes: activations in memory; at least one document, or four batches.
+            chapter_bytes: activations in memory; but 65,536 tokens, four batches, or a single
+                document may be more.
 
         Raises:
             UserError: there are fewer tokens than a batch takes.
@@ -104,8 +106,9 @@ class TokenStream:
 
 
 def rows_within(acts: Acts, chapter_bytes: int = CHAPTER_BYTES) -> int:
-    """How many tokens of all layers take so much memory."""
-    return chapter_bytes // (len(acts.layers) * acts.n_units * acts.dtype.itemsize)
+    """How many tokens of all layers take so much memory; not too few to be shuffled."""
+    row_bytes = len(acts.layers) * acts.n_units * acts.dtype.itemsize
+    return max(LEAST_ROWS, chapter_bytes // row_bytes)
 
 
 def chapters_of(

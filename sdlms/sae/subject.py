@@ -119,7 +119,7 @@ def captured_subject(
             check_replaceable(load_config(source_of(record)), acts.site)
     with ActivationsReader(run.path / ACTIVATIONS) as reader:
         rows = reader.rows()
-    control = run.start["resolved"]["control"]
+    control = run.start["resolved"].get("control", "none")
     return Subject(record, acts.site, chosen, acts.n_units, rows, control, run)
 
 

@@ -49,8 +49,7 @@ def trained(
     what = f"{len(members)} members with batches of {stream.batch_size} tokens"
     with within_memory(what, place.device, REMEDY):
         pupils = pupils_of(members, prepared, place)
-        scales = prepared.scales.to(place.device)
-        Training(stream, scales, prepared.validation, pupils, course).run(checkpoint)
+        Training(prepared, pupils, course, place.device).run(checkpoint)
     stream.release()
     return_freed_memory()
     return pupils
@@ -99,9 +98,9 @@ def saved(
     for pupil in pupils:
         member, index = pupil.member, subject.layers.index(pupil.member.layer)
         own = {"coefficient": member.recipe.coefficient, "seed": member.recipe.seed}
-        metadata = metadata_of(
-            subject.model, subject.site, member.layer, capture, {**training, **own}
-        )
+        settings = {**training, **own}
+        metadata = metadata_of(subject.model, subject.site, member.layer, capture, settings)
+        metadata["control"] = subject.control
         folder = folder_of(subject.site, member.layer, member.name)
         scale = float(prepared.scales[index])
         acts = prepared.measured.acts[index, :COMPARED_ROWS].float()

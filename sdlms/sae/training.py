@@ -12,10 +12,10 @@ from torch import Tensor
 from sdlms.progress import LOGGER, Progress
 from sdlms.sae.checkpoint import has_checkpoint, read_checkpoint, write_checkpoint
 from sdlms.sae.interrupts import held_interrupts
+from sdlms.sae.preparation import Prepared
 from sdlms.sae.pupil import Pupil
 from sdlms.sae.screening import rungs_of, screen
 from sdlms.sae.selection import Rule
-from sdlms.sae.stream import TokenStream
 
 EVALUATIONS = 20
 # Between checkpoints; and for each second that the last one took. They cost a 16th of the time.
@@ -50,23 +50,18 @@ class Training:
     """The loop over batches."""
 
     def __init__(
-        self,
-        stream: TokenStream,
-        scales: Tensor,
-        validation: Tensor,
-        pupils: Sequence[Pupil],
-        course: Course,
+        self, prepared: Prepared, pupils: Sequence[Pupil], course: Course, device: torch.device
     ) -> None:
         """Take everything up; nothing is trained yet.
 
         Args:
-            stream: `[layer, token, unit]` batches in the stored type.
-            scales: `[layer]` float32, by which activations are multiplied.
-            validation: `[layer, token, unit]`, tokens of other documents, unscaled.
-            pupils: of every layer, anew.
+            prepared: batches, and what members are evaluated on.
+            pupils: of every layer, anew, on the device.
             course: how long.
+            device: where they learn.
         """
-        self._stream, self._scales, self._validation = stream, scales, validation
+        self._prepared, self._stream = prepared, prepared.stream
+        self._scales = prepared.scales.to(device)
         self.pupils, self._course = pupils, course
         self._layers = sorted({pupil.member.layer for pupil in pupils})
         self.n_done = self._n_saved = 0
@@ -115,7 +110,7 @@ class Training:
         self._is_whole = False
         self._step(batch)
         if self._course.is_evaluation(self.n_done):
-            self._evaluate(batch)
+            self._evaluate()
         self._is_whole = True
 
     def _step(self, batch: Tensor) -> None:
@@ -132,15 +127,15 @@ class Training:
         """Activations as learners take them."""
         return acts.to(self._scales.device, torch.float32) * self._scales[index]
 
-    def _evaluate(self, batch: Tensor) -> None:
+    def _evaluate(self) -> None:
         """A row of the curve for every member that learns; at a rung, half of them go."""
         for index, layer in enumerate(self._layers):
             learning = [p for p in self.pupils if p.member.layer == layer and p.learns]
             if learning:
-                training = self._scaled(batch[index], index)
-                validation = self._scaled(self._validation[index], index)
+                calibration = self._scaled(self._prepared.calibration[index], index)
+                validation = self._scaled(self._prepared.validation[index], index)
                 for pupil in learning:
-                    pupil.evaluate(training, validation, self._course.patience)
+                    pupil.evaluate(calibration, validation, self._course.patience)
         rule, course = self._course.screen_by, self._course
         if rule is not None and self.n_done in rungs_of(course.n_steps, course.every):
             for pupil in screen(self.pupils, rule):

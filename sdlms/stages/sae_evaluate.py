@@ -6,6 +6,7 @@ give mean and covariance, the held-out fifth is measured. An autoencoder that ot
 may have seen any of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -147,7 +148,8 @@ def _plan(config: Config, out: RunWriter) -> tuple[Plan, dict[str, Any]]:
     # As many training tokens as a sae-train run read, so that its means are these.
     read = [int(each.start["config"]["tokens"]) for each in trainings]
     budgets = Budgets(max(read, default=DEFAULT_TOKENS), config.eval_tokens, config.ce_tokens)
-    documents = documents_by_role(counts, tasks, config.seed, budgets)
+    known = _learned_from(trainings, subject.rows.document_ids)
+    documents = documents_by_role(counts, tasks, config.seed, budgets, known)
     saved = []
     candidates = numbered(candidates)
     for each in candidates:
@@ -193,13 +195,17 @@ def _capture(config: Config, out: RunWriter, trainings: list[Run]) -> Run:
         acts = capture_of(trainings[0])
     for training in trainings:
         check_model(training, acts)
-        seed = training.start["config"]["seed"]
-        if seed != config.seed and training.start["resolved"].get("acts") == acts.name:
-            LOGGER.warning(
-                f"{training.name} was trained with --seed {seed}, under which other documents of "
-                f"{acts.name} are held out: it has learned from some of those measured here"
-            )
     return acts
+
+
+def _learned_from(trainings: list[Run], document_ids: Sequence[str]) -> list[int]:
+    """Documents, as indices, that one of the runs has learned from, whatever capture it read."""
+    from sdlms.sae.ground import DOCUMENTS
+    from sdlms.storage.tables import read_table
+
+    rows = [row for run in trainings for row in read_table(run.path / DOCUMENTS)]
+    learned = {row["document_id"] for row in rows if row["split"] == "train"}
+    return [number for number, own in enumerate(document_ids) if own in learned]
 
 
 def _source(acts: Run, candidates: "list[Candidate]", site: str | None) -> "FileSource":

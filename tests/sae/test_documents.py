@@ -53,3 +53,13 @@ def test_no_more_is_read_than_is_learned_from() -> None:
     assert sorted(names) == np.flatnonzero(COUNTS).tolist()
     assert {names[d] for d in roles.unused} == {"unused"}
     assert {names[d] for d in roles.training} == {"train"}
+
+
+def test_what_somebody_has_learned_from_is_not_measured_on() -> None:
+    plain = documents_by_role(COUNTS, TASKS, 0, Budgets(10_000, 10_000, 10_000))
+    known = [*plain.held_out[:3].tolist(), *plain.training.tolist()]
+    roles = documents_by_role(COUNTS, TASKS, 0, Budgets(10_000, 10_000, 10_000), known)
+    assert roles.held_out.tolist() == plain.held_out.tolist()
+    assert roles.measured.tolist() == roles.scored.tolist() == plain.held_out[3:].tolist()
+    with pytest.raises(UserError, match="all 16 documents that are held out were learned from"):
+        documents_by_role(COUNTS, TASKS, 0, Budgets(10, 10, 0), range(len(COUNTS)))

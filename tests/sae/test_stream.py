@@ -8,7 +8,13 @@ import torch
 
 from sdlms.acts import Acts
 from sdlms.errors import UserError
+from sdlms.sae import stream as stream_module
 from sdlms.sae.stream import TokenStream, chapters_of, rows_within
+
+
+@pytest.fixture(autouse=True)
+def small_chapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "LEAST_ROWS", 1)
 
 
 def numbered_acts(n_documents: int = 6, length: int = 10, n_layers: int = 2) -> Acts:

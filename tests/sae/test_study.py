@@ -39,7 +39,7 @@ def trained(own: Study, checkpoint: Path, n_steps: int = 60) -> list[Pupil]:
     prepared = prepare(sparse_acts(), own.documents, 64, 0)
     pupils = pupils_of(own.members, prepared, Place(torch.float32, CPU, "auto"))
     course = Course(n_steps, 0)
-    training = Training(prepared.stream, prepared.scales, prepared.validation, pupils, course)
+    training = Training(prepared, pupils, course, CPU)
     training.run(checkpoint)
     return pupils
 
@@ -110,11 +110,11 @@ def test_what_is_written_fits_into_what_was_predicted(tmp_path: Path) -> None:
     prepared = prepare(sparse_acts(), own.documents, 64, 0)
     pupils = pupils_of(own.members, prepared, Place(torch.float32, CPU, "auto"))
     course = Course(60, 0)
-    training = Training(prepared.stream, prepared.scales, prepared.validation, pupils, course)
+    training = Training(prepared, pupils, course, CPU)
     batch = next(prepared.stream.batches())
     for _ in range(4):  # weights are kept behind the warm-up
         training._step(batch)
-        training._evaluate(batch)
+        training._evaluate()
     training.save(tmp_path / "first")
     for pupil in pupils:
         pupil.end("enough")

@@ -75,6 +75,8 @@ def sae_trained(
         columns = list(rows[0])
         write_table(out.path / "sae.csv", columns, rows)
         out.output("sae.csv", columns=columns)
+        write_table(out.path / "documents.csv", ("document_id", "split"), [])
+        out.output("documents.csv", columns=("document_id", "split"))
     return Run(out.path)
 
 
