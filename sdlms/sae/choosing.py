@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from sdlms.progress import LOGGER
 from sdlms.sae.measuring import Row
 from sdlms.sae.selection import Point, Rule, front_of, ranked
 
@@ -60,7 +61,19 @@ def _choose(rows: Sequence[Row], layer: int, rule: Rule) -> Choice:
         reason += f"; {n_screened} of {len(groups)} coefficients were given up early"
     taken = asked[first][0]
     taken["selected"] = 1
+    _warn_of_baseline(taken)
     return Choice(layer, str(taken["member"]), reason, _front(groups))
+
+
+def _warn_of_baseline(taken: Row) -> None:
+    """Say so where principal components do what latents should do better."""
+    l0, fvu, baseline = (float(str(taken[name])) for name in ("l0", "fvu", "pca_fvu"))
+    if fvu >= baseline:
+        LOGGER.warning(
+            f"layer {taken['layer']}: {taken['pca_components']} principal components leave less "
+            f"unexplained (FVU {baseline:.3f}) than {l0:.1f} latents of {taken['member']} "
+            f"({fvu:.3f}). Ask for fewer active latents, or train longer."
+        )
 
 
 def _front(groups: Mapping[Any, Sequence[Row]]) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ def rows_of(layer: int = 2, screened: tuple[float, ...] = (), seeds: int = 2) ->
             "l0": l0 + (-1) ** seed,
             "fvu": fvu + (-1) ** seed * 0.001,
             "ce_recovered": math.nan if coefficient in screened else ce,
+            "pca_components": round(l0),
+            "pca_fvu": 0.9,
         }
         for coefficient, (l0, fvu, ce) in FRONT.items()
         for seed in range(seeds)
@@ -98,3 +100,14 @@ def test_one_member_is_taken_whatever_it_does() -> None:
     row[0] |= {"fvu": 1.5, "ce_recovered": math.nan}
     (choice,) = choose(row, rule_of("fvu=0.1"))
     assert (choice.member, choice.reason) == ("l1_0.3_seed0", "the only one")
+
+
+@pytest.mark.parametrize(("baseline", "n_warnings"), [(0.9, 0), (0.01, 1)])
+def test_what_loses_to_principal_components_is_taken_with_a_warning(
+    baseline: float, n_warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**row, "pca_fvu": baseline} for row in rows_of()]
+    choose(rows, rule_of("knee"))
+    assert len(caplog.records) == n_warnings
+    if n_warnings:
+        assert "principal components leave less unexplained (FVU 0.010)" in caplog.text
