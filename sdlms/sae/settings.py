@@ -13,6 +13,11 @@ MOST_DEAD_STEPS = 1000
 MOST = {"seeds": 100, "tokens": 10**13, "batch_size": 2**24}
 
 
+def told(flag: str) -> str:
+    """The sweep that a flag has where it is not given, for its help."""
+    return f"by default {','.join(f'{value:g}' for value in COEFFICIENT_DEFAULTS[flag])}"
+
+
 def coefficients_of(kind: Kind, given: dict[str, tuple[float, ...]]) -> tuple[float, ...]:
     """What is swept over, ascending.
 

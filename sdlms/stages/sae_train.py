@@ -27,6 +27,7 @@ from sdlms.sae.settings import (
     check_positive,
     coefficients_of,
     recipe_of,
+    told,
     width_of,
 )
 from sdlms.tasks import Task, check_sources, load_tasks
@@ -69,9 +70,11 @@ class Config(ComputeConfig):
     arch: Annotated[Kind, "Architecture."] = "standard"
     expansion: Annotated[float, "Latents per unit of the model's hidden size."] = 8.0
     width: Annotated[int | None, "Latents, instead of --expansion."] = None
-    l1: Annotated[tuple[float, ...], "Weights of the L1 norm (standard, gated)."] = ()
-    k: Annotated[tuple[int, ...], "Active latents (topk, batchtopk, matryoshka)."] = ()
-    l0: Annotated[tuple[float, ...], "Weights of the L0 penalty (jumprelu)."] = ()
+    l1: Annotated[tuple[float, ...], f"L1 weights (standard, gated); {told('l1')}."] = ()
+    k: Annotated[
+        tuple[int, ...], f"Active latents (topk, batchtopk, matryoshka); {told('k')}."
+    ] = ()
+    l0: Annotated[tuple[float, ...], f"L0 weights (jumprelu); {told('l0')}."] = ()
     seeds: Annotated[int, "Initial weights for each coefficient, from --seed on."] = 2
     lr: Annotated[float, "Adam's largest learning rate."] = 1e-3
     batch_size: Annotated[int, "Tokens in an update."] = 2048
@@ -128,9 +131,7 @@ class Config(ComputeConfig):
             "--tasks": self.tasks != DEFAULT_TASKS,
         }
         if wrong := [flag for flag, is_given in given.items() if is_given]:
-            raise UserError(
-                f"--acts {self.acts} is trained on alone: leave out {wrong[0]}, or --acts."
-            )
+            raise UserError(f"--acts is trained on alone: leave out {wrong[0]}, or --acts.")
 
     @property
     def coefficients(self) -> tuple[float, ...]:

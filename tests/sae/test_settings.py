@@ -10,6 +10,7 @@ from sdlms.sae.settings import (
     check_positive,
     coefficients_of,
     recipe_of,
+    told,
     width_of,
 )
 
@@ -59,3 +60,8 @@ def test_a_recipe_fits_any_number_of_steps(n_steps: int) -> None:
     assert recipe.lr_decay_steps <= n_steps / 5
     assert 1 <= recipe.dead_after_steps <= 1000
     assert all(0 < recipe.lr_at(step) < 1.001 * recipe.lr for step in range(n_steps))
+
+
+def test_the_help_tells_the_sweeps_that_there_are() -> None:
+    assert told("l1") == "by default 1,2,4"
+    assert told("k") == "by default 16,32,64"
