@@ -9,6 +9,7 @@ COEFFICIENT_DEFAULTS: dict[str, tuple[float, ...]] = {
     "k": (16.0, 32.0, 64.0),
     "l0": (0.03, 0.1, 0.3),
 }
+DEFAULT_TOKENS = 1_000_000
 MOST_DEAD_STEPS = 1000
 MOST = {"seeds": 100, "tokens": 10**13, "batch_size": 2**24}
 

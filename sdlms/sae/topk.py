@@ -11,23 +11,16 @@ from torch import Tensor
 from sdlms.sae.auxiliary import Revival
 from sdlms.sae.largest import largest
 from sdlms.sae.own import OwnLearner
-from sdlms.sae.recipe import Recipe
 from sdlms.sae.sparse import Entries
 
 
 class TopKLearner(OwnLearner):
     """One top-k autoencoder in training; see `sdlms.sae.learner.Learner`."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        initial: dict[str, Tensor],
-        products: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        """As its parent."""
-        super().__init__(recipe, initial, products, device)
-        self._k = int(recipe.coefficient)
+    @property
+    def _k(self) -> int:
+        """Latents that are kept per token."""
+        return int(self.recipe.coefficient)
 
     def _fill_gradients(self, acts: Tensor) -> tuple[Tensor, Tensor]:
         """Forward and backward."""

@@ -19,6 +19,7 @@ from sdlms.models.settings import check_at_least, check_sites
 from sdlms.progress import LOGGER
 from sdlms.runs.reading import Run, find_run
 from sdlms.runs.writing import RunWriter
+from sdlms.sae.settings import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from sdlms.sae.measuring import Ground, Saved
     from sdlms.sae.preparation import Basis
     from sdlms.sae.subject import Subject
-
-DEFAULT_TOKENS = 1_000_000  # for mean and covariance, where no sae-train run says how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +146,7 @@ def _plan(config: Config, out: RunWriter) -> tuple[Plan, dict[str, Any]]:
     counts, tasks = masked_lengths(subject.rows), subject.rows.document_tasks
     # As many training tokens as a sae-train run read, so that its means are these.
     read = [int(each.start["config"]["tokens"]) for each in trainings]
+    # Mean and covariance rest on as many as training, where no run says how many it read.
     budgets = Budgets(max(read, default=DEFAULT_TOKENS), config.eval_tokens, config.ce_tokens)
     known = _learned_from(trainings, subject.rows.document_ids)
     documents = documents_by_role(counts, tasks, config.seed, budgets, known)

@@ -21,6 +21,7 @@ from sdlms.runs.writing import RunWriter
 from sdlms.sae.recipe import Kind
 from sdlms.sae.selection import rule_of
 from sdlms.sae.settings import (
+    DEFAULT_TOKENS,
     MOST,
     check_at_most,
     check_k,
@@ -79,7 +80,7 @@ class Config(ComputeConfig):
     lr: Annotated[float, "Adam's largest learning rate."] = 1e-3
     batch_size: Annotated[int, "Tokens in an update."] = 2048
     tokens: Annotated[int, "Tokens to train on; more than there are mean several passes."] = (
-        1_000_000
+        DEFAULT_TOKENS
     )
     patience: Annotated[int, "Evaluations (of 20) without progress before a stop; 0: never."] = 5
     select: Annotated[str, "Which member is taken: knee, l0=32, fvu=0.1 or ce=0.9."] = "knee"

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sdlms.sae.learner import Learner
 from sdlms.sae.recipe import KINDS, Kind, Recipe
 
 D_IN, WIDTH, BATCH = 8, 32, 64
@@ -49,3 +50,14 @@ def small_batches(n_batches: int, seed: int = 0) -> list[Tensor]:
     strengths = chosen * torch.rand(chosen.shape, generator=random)
     noise = 0.05 * torch.randn(n_batches, BATCH, D_IN, generator=random)
     return list(strengths @ directions + noise + 0.2)
+
+
+def teach(learner: Learner, n_steps: int) -> None:
+    """The first updates of twenty."""
+    for acts in small_batches(20)[:n_steps]:
+        learner.step(acts)
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether the same names have the same bits."""
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)

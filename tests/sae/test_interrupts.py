@@ -45,8 +45,10 @@ def test_a_second_one_does_not_wait() -> None:
 
 
 def test_nothing_came_and_nothing_is_raised() -> None:
+    before = [signal.getsignal(each) for each in HELD]
     with held_interrupts():
-        pass
+        assert [signal.getsignal(each) for each in HELD] != before
+    assert [signal.getsignal(each) for each in HELD] == before
 
 
 def test_what_the_block_raises_goes_first() -> None:

@@ -2,7 +2,6 @@ import dataclasses
 
 import pytest
 import torch
-from torch import Tensor
 
 from sdlms.errors import UserError
 from sdlms.sae.dictionary import dictionary_of
@@ -12,9 +11,11 @@ from tests.sae.small_saes import (
     BATCH,
     D_IN,
     WIDTH,
+    same,
     small_batches,
     small_recipe,
     small_start,
+    teach,
 )
 
 CPU = torch.device("cpu")
@@ -27,13 +28,8 @@ def learner_of(kind: Kind, products: torch.dtype = torch.float32) -> LensLearner
 
 def trained(kind: Kind, n_steps: int = 20, products: torch.dtype = torch.float32) -> LensLearner:
     learner = learner_of(kind, products)
-    for acts in small_batches(20)[:n_steps]:
-        learner.step(acts)
+    teach(learner, n_steps)
     return learner
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])

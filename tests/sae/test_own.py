@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from sdlms.sae.own import OwnLearner, column_sums
 from sdlms.sae.recipe import Kind
 from sdlms.sae.standard import StandardLearner
 from sdlms.sae.topk import TopKLearner
-from tests.sae.small_saes import BATCH, D_IN, small_batches, small_recipe, small_start
+from tests.sae.small_saes import BATCH, D_IN, same, small_batches, small_recipe, small_start, teach
 
 CPU = torch.device("cpu")
 LEARNERS: dict[Kind, type[OwnLearner]] = {"standard": StandardLearner, "topk": TopKLearner}
@@ -24,13 +23,8 @@ def learner_of(kind: Kind, products: torch.dtype = torch.float32) -> OwnLearner:
 
 def trained(kind: Kind, products: torch.dtype = torch.float32, n_steps: int = 20) -> OwnLearner:
     learner = learner_of(kind, products)
-    for acts in small_batches(20)[:n_steps]:
-        learner.step(acts)
+    teach(learner, n_steps)
     return learner
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 @both

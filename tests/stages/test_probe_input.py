@@ -7,6 +7,7 @@ import pytest
 
 from sdlms.runs.reading import Run, list_runs
 from tests.acts.samples import Sample
+from tests.stages.predictions import noted_predictions
 from tests.stages.probe_runs import (
     Cli,
     document_labels,
@@ -273,16 +274,7 @@ def test_what_is_written_fits_into_what_was_predicted(
     cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prediction is a bound, or a full disk would end a run half-way."""
-    from sdlms.runs.writing import RunWriter
-
-    predicted: list[int] = []
-    check = RunWriter.check_disk
-
-    def noting(self: RunWriter, needed_bytes: int, remedy: str) -> None:
-        predicted.append(needed_bytes)
-        check(self, needed_bytes, remedy)
-
-    monkeypatch.setattr(RunWriter, "check_disk", noting)
+    predicted = noted_predictions(monkeypatch)
     data = noise(30)
     published(work, data)
     document_labels(work / "labels.csv", data, ["a label of some length", "b"] * 15)

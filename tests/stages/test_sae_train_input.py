@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sdlms.runs.reading import Run
-from sdlms.runs.writing import RunWriter
 from sdlms.sae import training
 from tests.acts.samples import Sample
+from tests.stages.predictions import noted_predictions
 from tests.stages.probe_runs import Cli, newest, table
 from tests.stages.sae_train_runs import (
     QUIET,
@@ -289,14 +289,7 @@ def test_what_is_written_fits_into_what_was_predicted(
     cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prediction is a bound, or a full disk would end a run half-way."""
-    predicted: list[int] = []
-    check = RunWriter.check_disk
-
-    def noting(self: RunWriter, needed_bytes: int, remedy: str) -> None:
-        predicted.append(needed_bytes)
-        check(self, needed_bytes, remedy)
-
-    monkeypatch.setattr(RunWriter, "check_disk", noting)
+    predicted = noted_predictions(monkeypatch)
     planted(work)
     assert cli("sae-train", "--acts", "latest", *SHORT) == 0
     written = sum(record["bytes"] for record in Run(newest(work)).all_of("output"))
