@@ -16,7 +16,7 @@ SOURCES = [name for name in MODULES if not name.endswith("__init__.py")]
 EVERYONE = {"errors", "progress"}
 BELOW = {
     *("acts", "chain", "command", "explorer", "figures", "models", "numerics", "options"),
-    *("probes", "runs", "sae", "storage", "tasks"),
+    *("probes", "runs", "sae", "scaling", "storage", "structure", "tasks"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -28,6 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explorer": {"acts", "models", "numerics", "storage", "runs"},
     "probes": {"acts", "models", "numerics", "storage", "runs"},
     "sae": {"acts", "models", "numerics", "storage", "runs"},
+    "structure": {"acts", "models", "numerics", "sae", "storage", "runs"},
+    "scaling": {"numerics", "storage", "runs"},
     "acts": {"models", "storage", "numerics", "runs"},
     "models": {"numerics", "storage"},
     "figures": {"storage", "runs"},
@@ -50,13 +52,15 @@ OWNERS = {
     "datasets": {"storage"},
     "pyarrow": {"storage"},
     "accelerate": {"models"},
-    "sklearn": {"probes"},
-    "scipy": {"probes", "sae"},
+    "igraph": {"structure"},
+    "networkx": {"structure"},
+    "sklearn": {"probes", "structure"},
+    "scipy": {"numerics", "probes", "sae", "structure"},
     "threadpoolctl": {"probes", "sae"},
 }
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = ["torch", "transformers", "sae_lens", "networkx", "pandas", "h5py", "numpy"]
-HEAVY += ["accelerate", "datasets", "pyarrow", "sklearn", "scipy"]
+HEAVY += ["accelerate", "datasets", "igraph", "pyarrow", "sklearn", "scipy"]
 
 
 def layer_of(name: str) -> str:
