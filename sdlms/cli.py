@@ -12,11 +12,19 @@ import typer
 from sdlms.command import add_stage
 from sdlms.errors import UserError, did_you_mean
 from sdlms.options import dashed
-from sdlms.stages import capture, probe, sae_evaluate, sae_latents, sae_train
+from sdlms.stages import (
+    capture,
+    probe,
+    sae_evaluate,
+    sae_latents,
+    sae_train,
+    scaling,
+    si_modularity,
+)
 from sdlms.tools import models as models_tool
 from sdlms.tools import runs as runs_tool
 
-STAGES = (capture, sae_train, sae_latents, sae_evaluate, probe)
+STAGES = (capture, sae_train, sae_latents, sae_evaluate, probe, si_modularity, scaling)
 # Read when torch is loaded, so set before; whoever sets them otherwise is obeyed.
 ENVIRONMENT = {
     # OpenMP's threads otherwise wait for each other by spinning, which beside one other busy

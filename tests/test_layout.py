@@ -210,6 +210,7 @@ def test_packages_are_empty_but_for_their_modules() -> None:
         ["sae-latents", "--help"],
         ["sae-evaluate", "--help"],
         ["probe", "--help"],
+        ["scaling", "--help"],
         ["runs", "--help"],
         ["models", "--help"],
     ],

@@ -4,6 +4,7 @@ To Acts they are one more site, `sae_latents`: float32, 0 where a latent is not 
 entries of the rows and layers that are asked for are read.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,21 @@ class SparseSource(FileSource):
                 row = np.repeat(np.arange(ranges.n_rows), found.counts)
                 dense[row, found.indices] = found.values
                 take(layer, block, reduce(block, torch.from_numpy(dense)))
+            self.bytes_read += rows.bytes_read
+
+    def entries(self, layer: int, ranges: Ranges) -> Iterator[tuple[Positions, Entries]]:
+        """What is active in some rows, block by block; no dense row is made.
+
+        Args:
+            layer: of the file's.
+            ranges: the rows.
+
+        Yields:
+            Positions in `ranges`, and the entries of their rows one after another.
+        """
+        with self._open() as rows:
+            for block in self._blocks(ranges):
+                yield block, self._read(rows, layer, ranges.at(block))
             self.bytes_read += rows.bytes_read
 
     def read_padded(self, ranges: Ranges, layer: int, padded: Tensor) -> None:

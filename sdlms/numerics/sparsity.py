@@ -79,14 +79,14 @@ def document_statistics(
     ratios = participation_ratio(strengths).numpy()
     bounds = list(pairwise(offsets.tolist()))
     return DocumentStatistics(
-        counts=np.stack([_column_counts(firing[first:last]) for first, last in bounds]),
+        counts=np.stack([column_counts(firing[first:last]) for first, last in bounds]),
         n_positive=np.array([np.count_nonzero(positive[first:last]) for first, last in bounds]),
         # Each by itself, so that a document's sum knows no neighbour.
         participation_ratio=np.array([ratios[first:last].sum() for first, last in bounds]),
     )
 
 
-def _column_counts(flags: NDArray[np.bool_]) -> NDArray[np.uint32]:
+def column_counts(flags: NDArray[np.bool_]) -> NDArray[np.uint32]:
     """How often each column of `[token, unit]` is true, in bytes as long as these cannot wrap."""
     counts = np.zeros(flags.shape[1], dtype=np.uint32)
     for first in range(0, len(flags), 255):

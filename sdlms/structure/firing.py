@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+ALL = "all"  # the row of a table that is of all tasks; no task may have this name
+
 
 @dataclass(frozen=True, eq=False)
 class DocumentCounts:
@@ -32,7 +34,7 @@ class DocumentCounts:
     @property
     def n_units(self) -> int:
         """Units of the layer."""
-        return self.counts.shape[1]
+        return int(self.counts.shape[1])
 
     @cached_property
     def members(self) -> NDArray[np.bool_]:

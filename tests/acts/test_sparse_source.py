@@ -356,3 +356,21 @@ def test_parts_of_other_sizes_are_one_line(tmp_path: Path, part: str, change: in
         file[name] = 1
     with pytest.raises(UserError, match="damaged"):
         load_acts(path)
+
+
+def test_entries_are_those_of_the_rows_that_are_named(source: SparseSource) -> None:
+    documents = np.array([3, 0, 1, 4])
+    ranges = whole(source.description, documents)
+    before = source.bytes_read
+    for layer, acts in DATA.acts.items():
+        dense, seen = torch.zeros(ranges.n_rows, acts.shape[1]), []
+        for positions, found in source.entries(layer, ranges):
+            seen += positions.tolist()
+            first = ranges.offsets[positions[0]]
+            rows = first + np.repeat(np.arange(len(found.counts)), found.counts)
+            assert len(found.counts) == ranges.lengths[positions].sum()
+            dense[rows, found.indices] = torch.from_numpy(found.values)
+        pieces = [acts[DATA.rows.offsets[d] : DATA.rows.offsets[d + 1]] for d in documents]
+        assert torch.equal(dense, torch.cat(pieces))
+        assert seen == [0, 1, 2, 3]
+    assert source.bytes_read > before

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel, AutoModelForCausalLM
 
 from sdlms.errors import UserError
 from sdlms.models.fresh import state_hash
@@ -18,6 +19,7 @@ from sdlms.models.recorded import (
     source_of,
 )
 from sdlms.models.spreading import Spread, is_spread
+from sdlms.storage.cards import find_card
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -51,6 +53,30 @@ def test_an_embedded_model_is_found_by_its_name() -> None:
     record = recorded("sdlms-medium")
     assert record["folder"] is None
     assert source_of(record) == read_model("sdlms-medium", None)[0]
+
+
+@pytest.mark.parametrize("name", ["sdlms-small", "sdlms-medium", "sdlms-large"])
+def test_parameters_of_embedded_models_are_those_of_their_cards(name: str) -> None:
+    assert recorded(name)["n_parameters"] == find_card(name).parameters
+
+
+@pytest.mark.parametrize("reinit_seed", [None, 3])
+@pytest.mark.parametrize("model_type", ["gpt_neox", "gpt2", "llama", "opt"])
+def test_parameters_are_counted_as_transformers_counts_them(
+    architecture_model: Callable[[str], Path], model_type: str, reinit_seed: int | None
+) -> None:
+    """With the head; gpt2 ties it to the embedding, and tied numbers count once."""
+    folder = architecture_model(model_type)
+    expected = AutoModelForCausalLM.from_pretrained(folder).num_parameters()
+    assert recorded(str(folder), reinit_seed)["n_parameters"] == expected
+    base = AutoModel.from_pretrained(folder).num_parameters()
+    assert (base == expected) == (model_type in ("gpt2", "opt"))
+
+
+def test_an_encoder_counts_without_a_head(architecture_model: Callable[[str], Path]) -> None:
+    folder = architecture_model("bert")
+    expected = AutoModel.from_pretrained(folder).num_parameters()
+    assert recorded(str(folder))["n_parameters"] == expected
 
 
 def test_a_folder_is_found_from_another_working_directory(

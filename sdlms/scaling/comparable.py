@@ -1,0 +1,128 @@
+"""Which runs may be joined: those that differ in the model, and in nothing else that matters."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+from sdlms.errors import UserError
+from sdlms.progress import LOGGER
+from sdlms.scaling.documents import documents_of
+from sdlms.scaling.sources import Source
+
+
+def check_comparable(sources: Sequence[Source]) -> None:
+    """Refuse runs whose numbers mean different things.
+
+    Of each stage: two models or more, of each one run for the same units; the same threshold rule
+    and settings; the same tasks and documents. A run whose capture is gone is compared by the names
+    of its tasks alone, with a warning.
+
+    Raises:
+        UserError: the first difference.
+    """
+    _check_controls(sources)
+    for stage in dict.fromkeys(source.stage for source in sources):
+        group = [source for source in sources if source.stage == stage]
+        _check_models(group)
+        _check_subjects(group)
+        _check_rules(group)
+        _check_tasks(group)
+        _check_documents(group)
+
+
+def _check_controls(sources: Sequence[Source]) -> None:
+    """A control is compared with controls of its kind."""
+    for first, other in _pairs(sources):
+        if first.control != other.control:
+            raise UserError(
+                f"--runs: {first.described} has --control {first.control}, {other.described} has "
+                f"--control {other.control}; controls are joined with their like alone. Leave one "
+                "kind out."
+            )
+
+
+def _check_models(group: Sequence[Source]) -> None:
+    """Two models at least, each once."""
+    for one, other in combinations(group, 2):
+        shared = [subject for subject in one.subjects if subject in other.subjects]
+        if one.model == other.model and shared:
+            raise UserError(
+                f"--runs: {one.run.name} and {other.run.name} are both {one.stage} of {one.model}, "
+                f"{shared[0].kind}s of {shared[0].site}. Leave one out."
+            )
+    if len({source.model for source in group}) == 1:
+        raise UserError(
+            f"--runs: {group[0].stage} is there of one model alone ({group[0].model}); a trend "
+            "needs two. Name that stage's run of another model too, or leave this one out."
+        )
+
+
+def _check_subjects(group: Sequence[Source]) -> None:
+    """The same units in all models, in one run or in several."""
+    found: dict[str, set[str]] = {}
+    for source in group:
+        named = {f"{kind}s of {site}" for site, kind in source.subjects}
+        found.setdefault(source.model, set()).update(named)
+    (first, own), *others = found.items()
+    for model, theirs in others:
+        if own != theirs:
+            raise UserError(
+                f"--runs: {group[0].stage} is of {', '.join(sorted(own))} in {first} and of "
+                f"{', '.join(sorted(theirs))} in {model}. Name runs of the same sites."
+            )
+
+
+def _check_rules(group: Sequence[Source]) -> None:
+    """The same threshold rule, and the same settings that change what a number means."""
+    for first, other in combinations(group, 2):
+        for name in first.rules:
+            if first.rules[name] != other.rules.get(name, first.rules[name]):
+                raise UserError(
+                    f"--runs: {name} is {first.rules[name]} in {first.described} and "
+                    f"{other.rules[name]} in {other.described}: they do not compare. Make both by "
+                    "the same rule."
+                )
+
+
+def _check_tasks(group: Sequence[Source]) -> None:
+    """The same tasks."""
+    for first, other in _pairs(group):
+        _compare_tasks(first, set(first.tasks), other, set(other.tasks))
+
+
+def _compare_tasks(first: Source, own: set[str], other: Source, theirs: set[str]) -> None:
+    """Refuse two runs of different tasks."""
+    if own == theirs:
+        return
+    task = min(own ^ theirs)
+    having, lacking = (first, other) if task in own else (other, first)
+    raise UserError(
+        f"--runs: {having.described} has the task '{task}', {lacking.described} does not. "
+        "Name runs of the same --tasks."
+    )
+
+
+def _check_documents(group: Sequence[Source]) -> None:
+    """The same documents."""
+    known = []
+    for source in group:
+        if (documents := documents_of(source.run)) is None:
+            LOGGER.warning(
+                f"{source.described}: the capture that it read is not beside it; its documents are "
+                "taken to be those of the other runs"
+            )
+        else:
+            known.append((source, documents))
+    for other, theirs in known[1:]:
+        first, own = known[0]
+        _compare_tasks(first, {d.task for d in own}, other, {d.task for d in theirs})
+        if own != theirs:
+            raise UserError(
+                f"--runs: {first.described} read {len(own)} documents, {other.described} "
+                f"{len(theirs)}; {len(own & theirs)} are the same. Make both from the same texts, "
+                "with the same --max-tokens and --seed (tokenizers differ? take all documents)."
+            )
+
+
+def _pairs(sources: Sequence[Source]) -> Iterator[tuple[Source, Source]]:
+    """The first with each of the others."""
+    return ((sources[0], other) for other in sources[1:])

@@ -1,0 +1,57 @@
+"""Which documents a run rests on, so that models are compared on the same text."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from sdlms.errors import UserError
+from sdlms.runs.meta import META
+from sdlms.runs.reading import Run
+from sdlms.storage.tables import read_table
+
+
+class TaskDocument(NamedTuple):
+    """A document of a task."""
+
+    task: str
+    id: str
+
+
+def documents_of(run: Run) -> frozenset[TaskDocument] | None:
+    """The documents that a run read, or the run that it read; None where that one is gone.
+
+    Raises:
+        UserError: the file that lists them cannot be read.
+    """
+    while True:
+        for file, listed in LISTS.items():
+            if (path := run.path / file).is_file():
+                return _read(path, listed)
+        read = run.start["resolved"].get("acts")
+        if not read or not (run.path.parent / read / META).is_file():
+            return None
+        run = Run(run.path.parent / read)
+
+
+def _read(path: Path, listed: Callable[[Path], list[TaskDocument]]) -> frozenset[TaskDocument]:
+    """What a file lists."""
+    try:
+        return frozenset(listed(path))
+    except (OSError, KeyError, UnicodeDecodeError):
+        raise UserError(f"{path} is damaged. See: sdlms runs verify {path.parent.name}") from None
+
+
+def _captured(path: Path) -> list[TaskDocument]:
+    """Documents of `counts.h5`."""
+    from sdlms.storage.counts import read_counts
+
+    tasks, ids = (read_counts(path, f"/documents/{name}").tolist() for name in ("task", "id"))
+    return [TaskDocument(task.decode(), id_.decode()) for task, id_ in zip(tasks, ids, strict=True)]
+
+
+def _trained_on(path: Path) -> list[TaskDocument]:
+    """Documents of `documents.csv`, learned from or held out."""
+    return [TaskDocument(row["task"], row["document_id"]) for row in read_table(path)]
+
+
+LISTS = {"counts.h5": _captured, "documents.csv": _trained_on}  # of a capture, of sae-train

@@ -1,0 +1,255 @@
+"""Measure how specialized units are for tasks and how modular they work together, against chance.
+
+Reads a capture or a sae-latents run. Writes si_modularity.csv (one row per layer and task),
+units.csv, controls.csv and thresholds.csv (specialization), communities.csv, community_tasks.csv,
+resolutions.csv and graph_layer<n>.graphml (co-activation), and with --ablate what the model loses
+without its most specialized units (ablation.csv, ablation_matrix.csv).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from sdlms.command import ComputeConfig
+from sdlms.errors import UserError
+from sdlms.models.layers import check_layers
+from sdlms.models.settings import check_at_least
+from sdlms.progress import LOGGER, Progress
+from sdlms.runs.reading import Run, find_run
+from sdlms.runs.writing import RunWriter
+from sdlms.structure.threshold_rule import parse_threshold
+
+if TYPE_CHECKING:
+    from sdlms.structure.ablated_site import AblatedSite
+    from sdlms.structure.graphs import LayerGraphs
+    from sdlms.structure.results import Results
+    from sdlms.structure.study import Layer, Study
+    from sdlms.structure.subject import Subject
+
+STAGES = ("capture", "sae-latents")
+CURVE = "thresholds.csv"
+ABLATION, MATRIX = "ablation.csv", "ablation_matrix.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ComputeConfig):
+    """Settings of the si-modularity stage."""
+
+    acts: Annotated[str, "A capture or sae-latents run, or latest, the newest capture."] = "latest"
+    site: Annotated[str | None, "Which site, where the run holds several."] = None
+    layers: Annotated[tuple[str, ...], "Indices, percentages of the depth, or all."] = ("all",)
+    controls: Annotated[
+        tuple[str, ...], "Runs of the same documents made with capture --control."
+    ] = ()
+    threshold: Annotated[
+        str, "A unit fires above: fixed:X, its own quantile:F, or auto, as the run was captured."
+    ] = "auto"
+    graph: Annotated[bool, "Make co-activation graphs too, or specialization alone."] = True
+    top_edges: Annotated[int, "Edges of each graph, the strongest; 0: all significant ones."] = 0
+    nulls: Annotated[int, "Draws of each null that a graph is compared with."] = 20
+    ablate: Annotated[bool, "Run the model without its most specialized units."] = False
+    ablate_tokens: Annotated[int, "Tokens that it is run on, in whole documents."] = 20_000
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is read."""
+        super().__post_init__()
+        check_layers(self.layers)
+        parse_threshold(self.threshold)
+        for name, least in (("top_edges", 0), ("nulls", 0), ("ablate_tokens", 1)):
+            check_at_least(name, getattr(self, name), least)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before the first unit is measured.
+
+    Attributes:
+        runs: those that are read, the subject's first.
+        subject: whose units are measured.
+        controls: by name.
+        ablated: what is ablated; None where nothing is.
+        decided: what `auto` means on this machine.
+    """
+
+    runs: list[Run]
+    subject: "Subject"
+    controls: "dict[str, Subject]"
+    ablated: "AblatedSite | None"
+    decided: dict[str, Any]
+
+
+def run(config: Config, out: RunWriter) -> None:
+    """Write the tables and graphs.
+
+    Raises:
+        UserError: a setting or an input is wrong (before anything is written); a count matrix or
+            the model does not fit the memory, an activation is no number, or the disk is full.
+    """
+    from sdlms.models.device import set_threads
+    from sdlms.structure.parts import Parts
+    from sdlms.structure.results import Results
+    from sdlms.structure.study import Study
+
+    plan = _plan(config, out)
+    out.check_disk(_predicted_bytes(config, plan), "Name fewer --layers, or use --no-graph.")
+    decided = out.start(_resolved(plan), plan.decided)
+    for read in plan.runs:
+        out.input(read)
+    set_threads(decided["threads"])
+    _announce(config, plan, decided)
+    parts = Parts(out.scratch / "parts")
+    study = Study(plan.subject, plan.controls, config.seed, parts, out.scratch)
+    layers = _measure(study, plan, out)
+    graphs = _graphs(config, study, layers, decided, out) if config.graph else {}
+    _write(Results(layers, graphs, plan.subject.rule.name), out)
+    if plan.ablated is not None:
+        _ablate(config, plan, study, layers, out)
+    out.summary["tokens"] = plan.subject.n_tokens
+
+
+def _plan(config: Config, out: RunWriter) -> Plan:
+    """Check every setting and input; what the runs say of themselves is read."""
+    from sdlms.models.device import decisions, device_of
+    from sdlms.structure.ablated_site import check_ablatable
+    from sdlms.structure.communities import louvain_library
+    from sdlms.structure.controls import control_subjects
+    from sdlms.structure.subject import open_subject
+
+    decided = decisions(device_of(config.device), config.dtype, config.threads)
+    artifacts = out.options.artifacts
+    acts = find_run(artifacts, config.acts, *STAGES)
+    rule = parse_threshold(config.threshold)
+    subject = open_subject(acts, config.site, config.layers, rule)
+    if config.graph and not subject.has_firings:
+        raise UserError(
+            f"{acts.name} was captured with --no-save: which units fire together is not known. "
+            "Use --no-graph, or capture without --no-save."
+        )
+    controls = [find_run(artifacts, name, *STAGES) for name in config.controls]
+    ablated = check_ablatable(acts, subject.site, subject.layers) if config.ablate else None
+    return Plan(
+        runs=[acts, *controls],
+        subject=subject,
+        controls=control_subjects(subject, controls),
+        ablated=ablated,
+        decided=decided | ({"louvain": louvain_library()} if config.graph else {}),
+    )
+
+
+def _predicted_bytes(config: Config, plan: Plan) -> int:
+    """What the run will take on disk, scratch files among it; tables are a guess."""
+    from sdlms.structure.graphs import MOST_EDGES
+
+    subject = plan.subject
+    tables = 400 * subject.n_units * len(subject.layers)
+    if not config.graph:
+        return tables
+    firings = subject.n_tokens * -(-subject.n_units // 8)
+    n_edges = min(config.top_edges or MOST_EDGES, subject.n_units**2 // 2)
+    return tables + firings + 250 * n_edges * len(subject.layers)
+
+
+def _resolved(plan: Plan) -> dict[str, Any]:
+    """What the inputs turned out to be."""
+    subject = plan.subject
+    return {
+        **subject.record(),
+        "kind": subject.kind,
+        "tasks": list(subject.documents.task_names),
+        "controls": {name: control.run.name for name, control in plan.controls.items()},
+    }
+
+
+def _announce(config: Config, plan: Plan, decided: dict[str, Any]) -> None:
+    """Log what is measured, on what, and what is doubtful of it."""
+    from sdlms.structure.firing import ALL
+    from sdlms.structure.tables import warnings_of
+
+    subject, documents = plan.subject, plan.subject.documents
+    LOGGER.info(
+        f"{subject.run.name}: {subject.n_units:,} {subject.kind}s of {subject.site} at layers "
+        f"{', '.join(map(str, subject.layers))}; {subject.n_tokens:,} tokens in "
+        f"{len(documents.ids):,} documents of {len(documents.task_names)} tasks"
+    )
+    beside = "".join(f", {name}: {each.run.name}" for name, each in plan.controls.items())
+    LOGGER.info(f"threshold {subject.rule.name}, {decided['threads']} threads{beside}")
+    if subject.control != "none":
+        LOGGER.info(f"activations of a control, not of the model itself: {subject.control}")
+    if doubt := warnings_of(documents.by_task(), documents.tokens_by_task())[ALL]:
+        LOGGER.warning(doubt)
+    if config.graph and not config.nulls:
+        LOGGER.warning(
+            "--nulls 0: Q without its null says little, as any sparse graph has a high Q"
+        )
+
+
+def _measure(study: "Study", plan: Plan, out: RunWriter) -> "list[Layer]":
+    """How specialized the units of every layer are, also at other thresholds."""
+    from sdlms.storage.tables import write_table
+    from sdlms.structure.tables import CURVE_COLUMNS
+
+    layers = plan.subject.layers
+    total = len(layers) * (1 + len(plan.controls))
+    with out.phase("specialization"), Progress("specialization", total, "layers") as progress:
+        measured = [study.measure(layer, progress.advance) for layer in layers]
+    with out.phase("thresholds"), Progress("thresholds", len(layers), "layers") as progress:
+        curve = []
+        for layer in measured:
+            curve += study.curve(layer)
+            progress.advance(1)
+    write_table(out.path / CURVE, CURVE_COLUMNS, curve)
+    out.output(CURVE, columns=CURVE_COLUMNS)
+    return measured
+
+
+def _graphs(
+    config: Config, study: "Study", layers: "list[Layer]", decided: dict[str, Any], out: RunWriter
+) -> "dict[int, LayerGraphs]":
+    """Graphs and communities of every layer, and their nulls."""
+    from sdlms.structure.graphs import GraphSettings
+
+    settings = GraphSettings(config.nulls, config.top_edges, config.seed, decided["louvain"])
+    total = 2 * config.nulls * len(layers)
+    with out.phase("graphs"), Progress("graph nulls", total, "draws") as progress:
+        return {each.layer: study.graphs(each, settings, progress.advance) for each in layers}
+
+
+def _write(results: "Results", out: RunWriter) -> None:
+    """Every table and graph."""
+    from sdlms.storage.tables import write_table
+
+    with out.phase("tables"):
+        for table in results.tables():
+            write_table(out.path / table.name, table.columns, table.rows)
+            out.output(table.name, columns=table.columns)
+        for name in results.write_graphs(out.path):
+            out.output(name)
+
+
+def _ablate(
+    config: Config, plan: Plan, study: "Study", layers: "list[Layer]", out: RunWriter
+) -> None:
+    """Run the model without the most specialized units of each layer."""
+    from sdlms.models.device import DTYPES, device_of
+    from sdlms.storage.tables import write_table
+    from sdlms.structure.ablation import Ablation, Compute
+    from sdlms.structure.ablation_rows import COLUMNS, MATRIX_COLUMNS
+
+    assert plan.ablated is not None
+    compute = Compute(device_of(plan.decided["device"]), DTYPES[plan.decided["dtype"]])
+    ablation = Ablation(
+        site=plan.ablated,
+        task_names=plan.subject.documents.task_names,
+        tokens=config.ablate_tokens,
+        seed=config.seed,
+        compute=compute,
+        on_halved=lambda budget: out.event("batch_halved", batch_tokens=budget),
+    )
+    found = []
+    with out.phase("ablation"):
+        for each in layers:
+            work = partial(ablation.layer, each.layer, each.own.units)
+            found.append(study.parts.once(f"layer_{each.layer}_ablation", work))
+    for file, key, columns in ((ABLATION, "rows", COLUMNS), (MATRIX, "matrix", MATRIX_COLUMNS)):
+        write_table(out.path / file, columns, [row for part in found for row in part[key]])
+        out.output(file, columns=columns)

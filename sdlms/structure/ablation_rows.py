@@ -1,0 +1,190 @@
+"""The tables of an ablation: `ablation.csv` and `ablation_matrix.csv`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdlms.structure.ablation_effects import UNKNOWN, Draws, Effects, Estimate
+from sdlms.structure.ablation_sets import TaskSets
+
+Row = dict[str, Any]
+Selection = Literal["specialized", "random"]
+
+
+def _with_interval(name: str) -> list[str]:
+    return [name, f"{name}_low", f"{name}_high"]
+
+
+COLUMNS = [
+    *("layer", "task", "selection", "n_units", "sets"),
+    *("in_task_documents", "in_task_tokens", "off_task_documents", "off_task_tokens"),
+    *_with_interval("in_task_delta_nats"),
+    *_with_interval("off_task_delta_nats"),
+    *_with_interval("difference_nats"),
+    *_with_interval("excess_nats"),
+    *("reading", "reason"),
+]
+MATRIX_COLUMNS = [
+    *("layer", "ablated_task", "selection", "evaluated_task"),
+    *_with_interval("delta_nats"),
+]
+
+SPECIFIC = "causal, task-specific"
+UNSPECIFIC = "causal, not task-specific"
+CORRELATION = "correlation only"
+HELPS = "helps when ablated"
+LESS = "matters less than random units"
+UNDECIDED = "undecided"
+NO_UNIT = "no unit"
+
+
+def reading_of(delta: Estimate, difference: Estimate, excess: Estimate) -> str:
+    """What the specialized units of a task are to its loss.
+
+    Args:
+        delta: change of the loss in the task, nats per token.
+        difference: that less the change in all other tasks.
+        excess: the first less the change under any random units.
+    """
+    if isnan(excess.low):
+        return UNDECIDED
+    if excess.low <= 0 <= excess.high:
+        return CORRELATION
+    if delta.high < 0:
+        return HELPS
+    if excess.high < 0:
+        return LESS
+    if delta.low <= 0:  # random units help when ablated, these change nothing
+        return CORRELATION
+    if isnan(difference.low):
+        return UNDECIDED
+    return SPECIFIC if difference.low > 0 else UNSPECIFIC
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The rows of one layer.
+
+    Attributes:
+        layer: from 0.
+        task_names: in the order of tasks.
+        sets: of each task.
+        places: a set's units -> its place among those that were ablated.
+        effects: of all of these; None where no task has a unit.
+    """
+
+    layer: int
+    task_names: Sequence[str]
+    sets: Sequence[TaskSets]
+    places: dict[tuple[int, ...], int]
+    effects: Effects | None
+
+    def rows(self) -> Iterator[Row]:
+        """By `COLUMNS`: for each task its specialized units, then the random ones."""
+        for task, own in enumerate(self.sets):
+            specialized, random = self._changes(own)
+            yield self._row(task, "specialized", specialized, random)
+            yield self._row(task, "random", random, None)
+
+    def matrix(self) -> Iterator[Row]:
+        """By `MATRIX_COLUMNS`: what ablating the units of one task does to each task."""
+        for task, own in enumerate(self.sets):
+            selections: tuple[Selection, ...] = ("specialized", "random")
+            for selection, changes in zip(selections, self._changes(own), strict=True):
+                for other, name in enumerate(self.task_names):
+                    yield {
+                        "layer": self.layer,
+                        "ablated_task": self.task_names[task],
+                        "selection": selection,
+                        "evaluated_task": name,
+                        **_cells("delta_nats", self._estimate(changes, self._only(other))),
+                    }
+
+    def _changes(self, own: TaskSets) -> tuple[Draws | None, Draws | None]:
+        """`[draw, task]` summed changes under specialized and under random units, if any."""
+        if self.effects is None or not len(own.specialized):
+            return None, None
+        specialized = self.effects.of(self.places[tuple(own.specialized.tolist())])
+        random = [self.places[tuple(units.tolist())] for units in own.random]
+        return specialized, self.effects.of_any(random) if random else None
+
+    def _row(
+        self, task: int, selection: Selection, changes: Draws | None, baseline: Draws | None
+    ) -> Row:
+        """One row; `baseline` is what its changes are compared with."""
+        inside, own = self._only(task), self.sets[task]
+        delta, off = self._estimate(changes, inside), self._estimate(changes, ~inside)
+        difference, excess, compared = self._difference(changes, inside), UNKNOWN, changes
+        if changes is not None and baseline is not None:
+            compared = changes - baseline
+            excess = self._estimate(compared, inside)
+        is_random = selection == "random"
+        reading = "" if is_random else reading_of(delta, difference, excess)
+        return {
+            "layer": self.layer,
+            "task": self.task_names[task],
+            "selection": selection,
+            "n_units": len(own.specialized),
+            "sets": 0 if changes is None else len(own.random) if is_random else 1,
+            **self._sizes(inside),
+            **_cells("in_task_delta_nats", delta),
+            **_cells("off_task_delta_nats", off),
+            **_cells("difference_nats", difference),
+            **_cells("excess_nats", excess),
+            "reading": reading if is_random or len(own.specialized) else NO_UNIT,
+            "reason": own.reason or self._reason(compared, inside),
+        }
+
+    def _only(self, task: int) -> NDArray[np.bool_]:
+        """`[task]`, True for one."""
+        only: NDArray[np.bool_] = np.arange(len(self.task_names)) == task
+        return only
+
+    def _sizes(self, inside: NDArray[np.bool_]) -> Row:
+        """What was scored in a task and outside of it; NaN where the model did not run."""
+        names = ("in_task", "off_task")
+        if self.effects is None:
+            return {f"{name}_{what}": nan for name in names for what in ("documents", "tokens")}
+        found: Row = {}
+        for name, tasks in zip(names, (inside, ~inside), strict=True):
+            found[f"{name}_documents"] = int(self.effects.documents[tasks].sum())
+            found[f"{name}_tokens"] = int(self.effects.n_tokens[tasks].sum())
+        return found
+
+    def _estimate(self, changes: Draws | None, tasks: NDArray[np.bool_]) -> Estimate:
+        """Change of the loss per token of some tasks."""
+        if self.effects is None or changes is None:
+            return UNKNOWN
+        return self.effects.estimate(self.effects.per_token(changes, tasks), tasks)
+
+    def _difference(self, changes: Draws | None, inside: NDArray[np.bool_]) -> Estimate:
+        """Change of the loss per token in a task, less that in all others."""
+        if self.effects is None or changes is None:
+            return UNKNOWN
+        one, other = (self.effects.per_token(changes, tasks) for tasks in (inside, ~inside))
+        return self.effects.estimate(one - other, np.ones_like(inside))
+
+    def _reason(self, changes: Draws | None, inside: NDArray[np.bool_]) -> str:
+        """Why something is NaN, where it is not for want of units."""
+        if self.effects is None or changes is None:
+            return ""
+        if np.isnan(changes).any():
+            return "a loss is not finite"
+        documents = self.effects.documents
+        if not documents[inside].any():
+            return "no token of the task is scored"
+        if not documents[~inside].any():
+            return "no token of another task is scored"
+        few = [name for name, n in zip(self.task_names, documents, strict=True) if n == 1]
+        if few:
+            return f"no interval from one document: {', '.join(few)}"
+        return ""
+
+
+def _cells(name: str, found: Estimate) -> Row:
+    """An estimate in its columns."""
+    return dict(zip(_with_interval(name), found, strict=True))

@@ -1,0 +1,64 @@
+"""Specialization beside its three controls, layer by layer and over all of them: `controls.csv`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdlms.structure.tables import MEAN, Row
+
+NONE = "none"  # the model itself, as capture's `--control` calls it
+SHUFFLED = "shuffled-labels"
+ENDS = (0.025, 0.975)
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """Mean specialization of the units of one layer, or over layers.
+
+    Attributes:
+        value: adjusted SI; NaN where no unit is scored.
+        draws: `[resample]` the same in other documents, or under other labels.
+        units_scored: over which it is a mean.
+    """
+
+    value: float
+    draws: NDArray[np.float64]
+    units_scored: int
+
+    def row(self, layer: int | str, control: str) -> Row:
+        """A row of `controls.csv`; the interval holds 95 % of the draws."""
+        known = self.draws[np.isfinite(self.draws)]
+        low, high = np.quantile(known, ENDS).tolist() if len(known) else (nan, nan)
+        ends = {"SI_adjusted_low": low, "SI_adjusted_high": high}
+        own: Row = {"layer": layer, "control": control, "units_scored": self.units_scored}
+        return own | {"SI_adjusted": self.value, **ends}
+
+
+def mean_level(levels: Sequence[Level]) -> Level:
+    """The mean over layers, each of which counts the same; its draws are those of the layers.
+
+    Layers must have drawn the same documents: they are measured on the same text, so that what
+    one gains by a document the others often gain too.
+    """
+    if not levels:
+        return Level(nan, np.full(1, nan), 0)
+    value = float(np.mean([level.value for level in levels]))
+    draws = np.mean([level.draws for level in levels], axis=0)
+    return Level(value, draws, sum(level.units_scored for level in levels))
+
+
+def control_rows(levels: Mapping[str, Mapping[int, Level]]) -> Iterator[Row]:
+    """Rows of `controls.csv`.
+
+    Args:
+        levels: `control -> layer -> level`; the model itself is `none`.
+    """
+    layers = list(levels[NONE])
+    for layer in layers:
+        for control, own in levels.items():
+            yield own[layer].row(layer, control)
+    for control, own in levels.items():
+        yield mean_level([own[layer] for layer in layers]).row(MEAN, control)

@@ -1,0 +1,136 @@
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdlms.errors import UserError
+from sdlms.runs.reading import Run
+from sdlms.scaling.comparable import check_comparable
+from tests.scaling.small_runs import captured, model_of, modular, sources, trained
+
+Make = Callable[[Path], Run]
+
+
+def refusal(*runs: Run) -> str:
+    """Why they are refused, in any order."""
+    messages = []
+    for ordered in (runs, runs[::-1]):
+        with pytest.raises(UserError) as raised:
+            check_comparable(sources(*ordered))
+        messages.append(str(raised.value))
+    assert all("\n" not in message and message.startswith("--runs: ") for message in messages)
+    return messages[0]
+
+
+def test_models_of_one_family_pass(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("small", "medium", "large")
+    captures = [captured(tmp_path, name) for name in names]
+    trainings = [trained(tmp_path, name) for name in names[:2]]
+    measured = [modular(tmp_path, name, acts) for name, acts in zip(names, captures, strict=True)]
+    with caplog.at_level(logging.WARNING, "sdlms"):
+        check_comparable(sources(*captures, *trainings, *measured))
+    assert not caplog.records
+
+
+def test_sites_may_lie_in_one_run_or_in_several(tmp_path: Path) -> None:
+    both = captured(tmp_path, "small", sites=("mlp_act", "resid_post"))
+    apart = [captured(tmp_path, "medium", sites=(site,)) for site in ("mlp_act", "resid_post")]
+    check_comparable(sources(both, *apart))
+    named = refusal(both, apart[0])
+    assert "of neurons of mlp_act, units of resid_post in small and of neurons of mlp_act" in named
+
+
+def test_controls_are_joined_with_their_like_alone(tmp_path: Path) -> None:
+    runs = [captured(tmp_path, name, control="reinit") for name in ("small", "medium")]
+    check_comparable(sources(*runs))
+    message = refusal(runs[0], captured(tmp_path, "medium"))
+    assert "has --control reinit" in message and "has --control none" in message
+    message = refusal(runs[0], captured(tmp_path, "medium", control="permute-tokens"))
+    assert "has --control permute-tokens" in message
+
+
+def test_one_model_is_refused(tmp_path: Path) -> None:
+    one, two = captured(tmp_path, "small"), captured(tmp_path, "medium")
+    message = refusal(one, two, trained(tmp_path, "small"))
+    assert "sae-train is there of one model alone (small); a trend needs two" in message
+    message = refusal(one, captured(tmp_path, "small", sites=("resid_post",)))
+    assert "capture is there of one model alone (small)" in message
+
+
+def test_two_runs_of_the_same_units_are_refused(tmp_path: Path) -> None:
+    runs = [captured(tmp_path, name) for name in ("small", "small", "medium")]
+    message = refusal(*runs)
+    assert f"{runs[0].name} and {runs[1].name} are both capture of small, neurons of mlp_act" in (
+        message
+    )
+    other = captured(tmp_path, "small", model=model_of("small", revision="step10"))
+    check_comparable(sources(runs[0], other))  # the same size, another model
+
+
+def test_other_units_are_refused(tmp_path: Path) -> None:
+    runs = [
+        modular(tmp_path, "small", site="sae_latents", kind="latent"),
+        modular(tmp_path, "medium"),
+    ]
+    assert "latents of sae_latents in small and of neurons of mlp_act in medium" in refusal(*runs)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "expected"),
+    [
+        (
+            lambda work: captured(work, "small", rule="zero"),
+            lambda work: captured(work, "medium"),
+            "the threshold rule of mlp_act is zero in",
+        ),
+        (
+            lambda work: modular(work, "small", threshold="fixed:0.0"),
+            lambda work: modular(work, "medium"),
+            "the threshold rule of mlp_act is fixed:0.0 in",
+        ),
+        (
+            lambda work: captured(work, "small", skip_first=4),
+            lambda work: captured(work, "medium"),
+            "--skip-first is 4 in",
+        ),
+        (
+            lambda work: trained(work, "small", arch="standard"),
+            lambda work: trained(work, "medium"),
+            "--arch is standard in",
+        ),
+    ],
+)
+def test_other_rules_are_refused(tmp_path: Path, first: Make, other: Make, expected: str) -> None:
+    message = refusal(first(tmp_path), other(tmp_path))
+    assert expected in message and message.endswith("Make both by the same rule.")
+
+
+def test_other_tasks_are_refused(tmp_path: Path) -> None:
+    one, two = captured(tmp_path, "small"), captured(tmp_path, "medium", tasks=("qa", "code"))
+    message = refusal(one, two)
+    assert f"{two.name} (medium) has the task 'code', {one.name} (small) does not" in message
+    measured = [modular(tmp_path, "small", one), modular(tmp_path, "medium", tasks=("qa",))]
+    assert "(small) has the task 'math'" in refusal(*measured)
+
+
+def test_other_documents_are_refused(tmp_path: Path) -> None:
+    one, two = captured(tmp_path, "small"), captured(tmp_path, "medium", n_documents=8)
+    message = refusal(one, two)
+    assert "read 6 documents" in message and "(medium) 8; 6 are the same" in message
+    # What was measured on them too.
+    assert "6 are the same" in refusal(
+        modular(tmp_path, "small", one), modular(tmp_path, "medium", two)
+    )
+    runs = trained(tmp_path, "small"), trained(tmp_path, "medium", n_documents=4)
+    assert "read 6 documents" in refusal(*runs)
+
+
+def test_documents_that_are_not_known_are_taken_on_trust(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [modular(tmp_path, "small"), modular(tmp_path, "medium", captured(tmp_path, "medium"))]
+    with caplog.at_level(logging.WARNING, "sdlms"):
+        check_comparable(sources(*runs))
+    (record,) = caplog.records
+    assert f"{runs[0].name} (small): the capture that it read is not beside it" in record.message

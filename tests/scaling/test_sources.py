@@ -1,0 +1,107 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from sdlms.errors import UserError
+from sdlms.runs.reading import Run
+from sdlms.scaling.sources import Source, Subject, Value, read_source
+from tests.scaling.small_runs import captured, model_of, modular, trained
+
+
+def found(source: Source, metric: str, task: str, layer: int) -> Value:
+    """One value."""
+    (value,) = (
+        v for v in source.values if (v.metric.name, v.task, v.layer) == (metric, task, layer)
+    )
+    return value
+
+
+def rewritten(run: Run, file: str, old: str, new: str) -> Run:
+    """The same run, one of whose files was changed."""
+    path = run.path / file
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace(old, new))
+    return Run(run.path)
+
+
+def test_a_capture_is_read(tmp_path: Path) -> None:
+    run = captured(tmp_path, "medium", sites=("mlp_act", "resid_post"))
+    source = read_source(run)
+    assert (source.stage, source.model, source.control) == ("capture", "medium", "none")
+    assert (source.n_parameters, source.n_layers, source.layers) == (10_000_000, 4, [1, 2, 3])
+    assert source.subjects == [Subject("mlp_act", "neuron"), Subject("resid_post", "unit")]
+    assert source.tasks == ["qa", "math"]
+    assert source.rules == {
+        "--skip-first": "0",
+        "the threshold rule of mlp_act": "quantile_0.9",
+        "the threshold rule of resid_post": "quantile_0.9",
+    }
+    assert source.described == f"{run.name} (medium)"
+
+
+def test_standard_errors_become_intervals_and_shares_are_shared_out(tmp_path: Path) -> None:
+    source = read_source(captured(tmp_path, "medium"))
+    value = found(source, "activation_fraction", "qa", 2)
+    assert (value.value, value.low, value.high) == pytest.approx((0.3, 0.3 - 0.0196, 0.3 + 0.0196))
+    whole = found(source, "participation_ratio", "math", 1)
+    assert (whole.value, whole.low, whole.high) == pytest.approx((2, 2 - 0.784, 2 + 0.784))
+    share = found(source, "participation_fraction", "math", 1)
+    assert (share.value, share.low, share.high) == pytest.approx((0.25, 0.152, 0.348))
+    assert found(source, "dead_fraction", "qa", 1)[4:] == (0.5, None, None)
+
+
+def test_selected_members_alone_are_read(tmp_path: Path) -> None:
+    source = read_source(trained(tmp_path, "small", 0.2))
+    assert source.subjects == [Subject("resid_post", "latent")]
+    assert (source.tasks, source.layers) == (["all"], [1, 2])
+    assert found(source, "fvu", "all", 2)[4:] == (0.2, 0.1, 0.4)
+    assert found(source, "dead_fraction", "all", 1).value == 0.25
+    assert source.rules == {"--arch": "topk", "--select": "knee"}
+    value = found(source, "ce_recovered", "all", 1)
+    assert math.isnan(value.value) and math.isnan(value.low or 0) and value.high == 1
+
+
+def test_an_empty_cell_is_no_value_and_nan_is_one(tmp_path: Path) -> None:
+    source = read_source(modular(tmp_path, "medium"))
+    assert source.subjects == [Subject("mlp_act", "neuron")]
+    assert source.tasks == ["all", "qa", "math"]
+    pooled = [value.task for value in source.values if value.metric.name == "Q_pooled"]
+    assert pooled == ["all"] * 4
+    assert math.isnan(found(source, "z_Q", "qa", 0).value)
+    assert found(source, "SI", "qa", 3)[4:] == pytest.approx((0.1, 0.09, 0.12))
+    assert source.rules["the threshold rule of mlp_act"] == "quantile:0.9"
+
+
+def test_the_run_says_what_its_units_are(tmp_path: Path) -> None:
+    source = read_source(modular(tmp_path, "medium", site="sae_latents", kind="latent"))
+    assert source.subjects == [Subject("sae_latents", "latent")]
+
+
+def test_a_revision_is_another_model(tmp_path: Path) -> None:
+    run = captured(tmp_path, "small", model=model_of("small", revision="step1000"))
+    assert read_source(run).model == "small@step1000"
+
+
+def test_a_run_without_the_models_size_is_refused(tmp_path: Path) -> None:
+    earlier = {key: value for key, value in model_of("small").items() if key != "n_parameters"}
+    with pytest.raises(UserError, match=r"how many parameters small has.*Capture anew\.$"):
+        read_source(captured(tmp_path, "small", model=earlier))
+    with pytest.raises(UserError, match=r"Capture anew, then run sdlms sae-train on that\.$"):
+        read_source(trained(tmp_path, "small", model=earlier))
+
+
+def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    run = captured(tmp_path, "small", label="a")
+    with pytest.raises(UserError, match=r"no column 'firing_rate_se'.*Make it anew"):
+        read_source(rewritten(run, "sparsity.csv", "firing_rate_se", "another"))
+    run = trained(tmp_path, "small")
+    with pytest.raises(UserError, match=r"has no row to read\. See: sdlms runs verify"):
+        read_source(rewritten(run, "sae.csv", ",1,", ",0,"))
+    run.path.chmod(0o755)
+    (run.path / "sae.csv").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*sae\.csv \(No such file"):
+        read_source(Run(run.path))
+    (run.path / "sae.csv").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UserError, match=r"cannot read .*sae\.csv \(it is no text\)"):
+        read_source(Run(run.path))
