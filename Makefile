@@ -1,8 +1,8 @@
 # make demo    set up and run the main job on the embedded model and tasks
 # make test    lint, types, tests (what CI runs)
 # make quick   the same without the slow tests
-# make bench   benchmarks against a bare forward, TransformerLens, sae-lens and probelab
-# make figures the README's picture, from captures of the three embedded sizes
+# make bench   benchmarks against a bare forward, bare products, and the tools of others
+# make figures the README's pictures, from captures of the three embedded sizes
 
 PYTHON ?= python3
 TORCH_ARGS ?=

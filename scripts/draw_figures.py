@@ -1,10 +1,11 @@
-"""Capture the embedded sizes and draw them side by side, the README's picture: `make figures`."""
+"""Capture the embedded sizes and draw them side by side, the README's pictures: `make figures`."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 from sdlms.errors import UserError
+from sdlms.figures.controls import controls_figure
 from sdlms.figures.sizes import sizes_figure
 from sdlms.runs.provenance import git_state
 from sdlms.runs.reading import Run, list_runs, remove
@@ -14,10 +15,14 @@ from sdlms.storage.files import sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "build/figures"
-TARGET = ROOT / "docs/figures/sparsity-by-size.png"
+TARGETS = (
+    ROOT / "docs/figures/sparsity-by-size.png",
+    ROOT / "docs/figures/specialization-and-its-controls.png",
+)
 MODELS = ("sdlms-small", "sdlms-medium", "sdlms-large")
 # float32, because bfloat16 is chosen on some machines only.
 SETTINGS = ("--layers", "all", "--no-save", "--dtype", "float32", "--label", "figures")
+CONTROLS = ("none", "reinit", "permute-tokens")
 
 
 def is_current(run: Run, model: str) -> bool:
@@ -31,6 +36,7 @@ def is_current(run: Run, model: str) -> bool:
     recorded = {
         asset_folder("models") / model / name: digest
         for kind in ("config", "weights", "tokenizer")
+        if kind != "weights" or resolved["control"] != "reinit"  # these are in no file
         for name, digest in resolved["model"][kind].items()
     }
     for task in resolved["data"]:
@@ -38,46 +44,82 @@ def is_current(run: Run, model: str) -> bool:
     return all(path.is_file() and sha256_of(path) == sha for path, sha in recorded.items())
 
 
-def captured(model: str, artifacts: Path) -> Run:
+def captured(model: str, artifacts: Path, control: str = "none") -> Run:
     """The finished run of a model under `artifacts`, made if there is no current one.
 
     Raises:
         CalledProcessError: `sdlms capture` failed; it has said why.
     """
     for run in list_runs(artifacts):
-        if run.complete and run.start["resolved"]["model"]["name"] == model:
+        if run.complete and run.stage == "capture" and what_of(run) == (model, control):
             if is_current(run, model):
                 return run
+            forget(run)
+    return Run(run_stage("capture", artifacts, "--model", model, "--control", control, *SETTINGS))
+
+
+def what_of(capture: Run) -> tuple[str, str]:
+    """Model and control of a capture."""
+    resolved = capture.start["resolved"]
+    return resolved["model"]["name"], resolved["control"]
+
+
+def specialized(model: str, artifacts: Path) -> Run:
+    """How specialized a model's neurons are, beside its controls; made if there is no such run."""
+    own, *controls = [captured(model, artifacts, control) for control in CONTROLS]
+    inputs = {run.name for run in (own, *controls)}
+    for run in list_runs(artifacts):
+        read = {record["run"] for record in run.all_of("input")}
+        if run.complete and run.stage == "si-modularity" and read == inputs:
+            return run
+    named = ("--acts", own.name, "--controls", ",".join(run.name for run in controls))
+    return Run(run_stage("si-modularity", artifacts, *named, "--no-graph"))
+
+
+def forget(capture: Run) -> None:
+    """Delete a capture, and what was made of it."""
+    for run in list_runs(capture.path.parent):
+        if capture.name in {record["run"] for record in run.all_of("input")}:
             remove(run)
-    where = ("--model", model, "--artifacts", str(artifacts))
-    command = [sys.executable, "-m", "sdlms", "capture", *where, *SETTINGS]
+    remove(capture)
+
+
+def run_stage(stage: str, artifacts: Path, *settings: str) -> Path:
+    """The run that a stage makes."""
+    command = [sys.executable, "-m", "sdlms", stage, "--artifacts", str(artifacts), *settings]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Run(Path(done.stdout.splitlines()[-1]))
+    return Path(done.stdout.splitlines()[-1])
 
 
-def draw(models: tuple[str, ...], artifacts: Path, target: Path) -> None:
-    """Capture each model and draw all into `target`."""
+def draw(models: tuple[str, ...], artifacts: Path, targets: tuple[Path, Path]) -> None:
+    """Capture each model, measure its controls, and draw both pictures."""
     runs = [captured(model, artifacts) for model in models]
     tokens = f"{runs[0].start['config']['max_tokens']:,} tokens per task"
-    title = f"MLP neurons of the embedded models on the probe tasks ({tokens})"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sizes_figure(runs, title).savefig(target, dpi=160)
+    what = f"of the embedded models on the probe tasks ({tokens})"
+    beside = [specialized(model, artifacts) for model in models]
+    figures = (
+        sizes_figure(runs, f"MLP neurons {what}"),
+        controls_figure(beside, f"Specialization of MLP neurons {what}"),
+    )
+    for figure, target in zip(figures, targets, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, dpi=160)
 
 
 def main() -> None:
-    """Draw the README's picture and say where it is."""
+    """Draw the README's pictures and say where they are."""
     if missing := [model for model in MODELS if model not in embedded_models()]:
         sys.exit(
             f"make figures: the package has no {', no '.join(missing)}. "
             "How models are trained: scripts/README.md"
         )
     try:
-        draw(MODELS, RUNS, TARGET)
+        draw(MODELS, RUNS, TARGETS)
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
     except UserError as error:
         sys.exit(f"make figures: {error}")
-    print(TARGET)
+    print("\n".join(str(target) for target in TARGETS))
 
 
 if __name__ == "__main__":

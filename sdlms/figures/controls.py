@@ -20,7 +20,10 @@ LABELS = {
     "reinit": "fresh weights",
     "shuffled-labels": "documents' tasks shuffled",
 }
-NOTE = "lines are 95 % intervals over documents; of shuffled tasks, 95 % of 10,000 shuffles"
+NOTE = (
+    "lines are 95 % intervals over documents (of shuffled tasks, 95 % of 10,000 shuffles), "
+    "hidden where they are shorter than the point"
+)
 DODGE = 0.5  # of the distance between two layers, which all controls take together
 GAP = 0.5  # more than a layer, between the last layer and the mean over layers
 

@@ -25,10 +25,13 @@ def test_missing_models_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_model_is_captured_once_until_it_changes(tiny_model: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
-    target = tmp_path / "figures" / "sizes.png"
-    draw_figures.draw((str(model),), tmp_path / "runs", target)
-    assert target.stat().st_size > 5000
-    (run,) = list_runs(tmp_path / "runs")
+    targets = (tmp_path / "figures" / "sizes.png", tmp_path / "figures" / "controls.png")
+    draw_figures.draw((str(model),), tmp_path / "runs", targets)
+    assert all(target.stat().st_size > 5000 for target in targets)
+    run, *controls, measured = list_runs(tmp_path / "runs")
+    assert [each.start["resolved"]["control"] for each in controls] == ["reinit", "permute-tokens"]
+    assert {r["run"] for r in measured.all_of("input")} == {r.name for r in (run, *controls)}
+    assert draw_figures.specialized(str(model), tmp_path / "runs").path == measured.path
     assert run.start["decided"]["layers"] == [0, 1, 2, 3]
     assert run.start["decided"]["dtype"] == "float32"
     assert not (run.path / "activations.h5").exists()
@@ -36,5 +39,6 @@ def test_a_model_is_captured_once_until_it_changes(tiny_model: Path, tmp_path: P
     config = model / "config.json"
     config.write_text(config.read_text() + "\n")
     again = draw_figures.captured(str(model), tmp_path / "runs")
-    assert [found.path for found in list_runs(tmp_path / "runs")] == [again.path]
+    left = {found.path for found in list_runs(tmp_path / "runs")}
+    assert left == {again.path, *(control.path for control in controls)}
     assert again.path != run.path
