@@ -1,7 +1,7 @@
 """A capture run whose neurons fire in bursts, in modules that fire together, and prefer tasks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch.nn.functional import gelu
 from benchmarks.workload import make_rows
 from sdlms.acts.sparsity import COLUMNS, sparsity_rows
 from sdlms.acts.statistics import SAMPLE_TOKENS, estimate_thresholds, measure_file, rule_of
+from sdlms.acts.threads import one_thread
 from sdlms.models.tokens import documents_within
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
@@ -50,9 +51,8 @@ def rows_of(shape: Shape) -> Rows:
     """Documents task by task, as many of each task, of about `n_tokens` tokens together."""
     n_each = round(shape.n_tokens / (N_TASKS * np.mean(LENGTHS)))
     lengths = np.random.default_rng(0).integers(LENGTHS[0], LENGTHS[1] + 1, n_each * N_TASKS)
-    rows = make_rows(lengths, D_VOCAB)
-    rows.document_tasks[:] = [f"task_{d // n_each}" for d in range(len(lengths))]
-    return rows
+    tasks = [f"task_{document // n_each}" for document in range(len(lengths))]
+    return replace(make_rows(lengths, D_VOCAB), document_tasks=tasks)
 
 
 def capture_planted(artifacts: Path, shape: Shape) -> Run:
@@ -69,19 +69,24 @@ def capture_planted(artifacts: Path, shape: Shape) -> Run:
         out.output(COUNTS)
         rules = {key: rule_of(SITE, "gelu", gated=False) for key in keys}
         tasks = list(dict.fromkeys(rows.document_tasks))
-        write_table(
-            out.path / SPARSITY, COLUMNS, sparsity_rows(out.path / COUNTS, rules, tasks)
-        )
+        write_table(out.path / SPARSITY, COLUMNS, sparsity_rows(out.path / COUNTS, rules, tasks))
         out.output(SPARSITY, columns=COLUMNS)
     return Run(out.path)
 
 
 def _write_activations(path: Path, shape: Shape, rows: Rows, keys: Sequence[Key]) -> None:
     """One document after another."""
-    header = Header("planted", "", dict.fromkeys(keys, shape.n_units), {SITE: "float16"}, "gelu", False)
+    header = Header(
+        model="planted",
+        revision="",
+        units=dict.fromkeys(keys, shape.n_units),
+        store_dtype={SITE: "float16"},
+        activation_function="gelu",
+        gated=False,
+    )
     create_activations(path, header, rows)
     numbers = {name: n for n, name in enumerate(dict.fromkeys(rows.document_tasks))}
-    with FlatWriter(path) as writer:
+    with FlatWriter(path) as writer, one_thread():
         for key in keys:
             generator = np.random.default_rng(key[1])
             of_task = OF_TASK * generator.normal(size=(N_TASKS, shape.n_units))
@@ -99,9 +104,9 @@ def _document(
     n_units = len(level)
     signals = _bursts(generator, n_tokens, N_MODULES)
     inputs = _bursts(generator, n_tokens, n_units)
-    members = np.arange(0, n_units, 2)
-    inputs[:, members] *= np.sqrt(1 - OF_MODULE**2, dtype=np.float32)
-    inputs[:, members] += OF_MODULE * signals[:, members // 2 % N_MODULES]
+    members = inputs[:, ::2]
+    members *= np.sqrt(1 - OF_MODULE**2, dtype=np.float32)
+    members += OF_MODULE * signals[:, np.arange(members.shape[1]) % N_MODULES]
     inputs += (BIAS + level + OF_DOCUMENT * generator.normal(size=n_units)).astype(np.float32)
     acts: NDArray[np.float16] = gelu(torch.from_numpy(inputs)).half().numpy()
     return acts

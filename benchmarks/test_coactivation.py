@@ -22,7 +22,7 @@ from sdlms.numerics.association import LEAST_JOINT, Edges, Strata, select_edges
 from sdlms.numerics.coactivation import add_coactivations_, circular_shift
 
 BLOCK = 4096  # tokens that are read at a time
-N_STRATA = 6
+DOCUMENT_TOKENS = 42  # of those that are strata of the selection
 MOST = (200, 100_000)  # edges
 OURS, INT8, FLOAT32 = "add_coactivations_", "bare int8 product", "bare float32 product"
 FULL_SORT = "evidence of all pairs, full sort"
@@ -179,7 +179,7 @@ def test_selecting(size: Size, publish: Callable[[Report], None]) -> None:
     threads, shape = set_threads(0), SHAPES[size.name]
     firing = planted(Shape(shape.n_units, shape.n_tokens // 4))
     counts = counted(firing)
-    parts = np.array_split(firing, N_STRATA)
+    parts = np.array_split(firing, len(firing) // DOCUMENT_TOKENS)
     strata = Strata(
         np.stack([part.sum(0, dtype=np.int64) for part in parts]),
         np.array([len(part) for part in parts]),
@@ -198,7 +198,7 @@ def test_selecting(size: Size, publish: Callable[[Report], None]) -> None:
 
     sides = {f"{most:,} edges": lambda most=most: select(most) for most in MOST}
     rounds = alternate({**sides, FULL_SORT: sort}, size.slow_rounds)
-    report = Report(f"graph of {shape.n_units} units, {N_STRATA} strata")
+    report = Report(f"graph of {shape.n_units} units, {len(parts)} documents")
     report.add_rounds(rounds)
     report.facts |= {"threads": threads, "tokens": len(firing)}
     for name in sides:

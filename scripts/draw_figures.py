@@ -21,8 +21,9 @@ TARGETS = (
 )
 MODELS = ("sdlms-small", "sdlms-medium", "sdlms-large")
 # float32, because bfloat16 is chosen on some machines only.
-SETTINGS = ("--layers", "all", "--no-save", "--dtype", "float32", "--label", "figures")
+SETTINGS = ("--layers", "all", "--dtype", "float32", "--label", "figures")
 CONTROLS = ("none", "reinit", "permute-tokens")
+KEPT = ("reinit",)  # whose activations give thresholds at which it fires as often as the model
 
 
 def is_current(run: Run, model: str) -> bool:
@@ -55,7 +56,8 @@ def captured(model: str, artifacts: Path, control: str = "none") -> Run:
             if is_current(run, model):
                 return run
             forget(run)
-    return Run(run_stage("capture", artifacts, "--model", model, "--control", control, *SETTINGS))
+    what = ("--model", model, "--control", control, *(() if control in KEPT else ("--no-save",)))
+    return Run(run_stage("capture", artifacts, *what, *SETTINGS))
 
 
 def what_of(capture: Run) -> tuple[str, str]:

@@ -18,13 +18,14 @@ LABELS = {
     "none": "the model",
     "permute-tokens": "each document's tokens permuted",
     "reinit": "fresh weights",
+    "reinit-matched": "fresh weights, firing as often",
     "shuffled-labels": "documents' tasks shuffled",
 }
 NOTE = (
-    "lines are 95 % intervals over documents (of shuffled tasks, 95 % of 10,000 shuffles), "
+    "lines are 95 % intervals over documents (of shuffled tasks, 95 % of 5,000 shuffles), "
     "hidden where they are shorter than the point"
 )
-DODGE = 0.5  # of the distance between two layers, which all controls take together
+DODGE = 0.65  # of the distance between two layers, which all controls take together
 GAP = 0.5  # more than a layer, between the last layer and the mean over layers
 
 
@@ -51,7 +52,7 @@ def controls_figure(runs: Sequence[Run], title: str) -> Figure:
         [handle[0] for handle in handles],
         labels,
         loc="outside lower center",
-        ncols=len(runs) if len(runs) < 3 else len(LABELS),  # as many as there is room for
+        ncols=len(runs) if len(runs) < 5 else len(LABELS),  # as many as there is room for
         frameon=False,
     )
     return figure

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,8 +16,10 @@ LEAST_JOINT = 10
 SIGNIFICANT_Z = 4.0
 # A joint count exceeds its expectation by more than this, in tokens: rounding is no excess.
 LEAST_EXCESS = 1e-6
-# Pairs looked at at once: a few arrays of float64 that stay in a processor's cache.
-BLOCK_PAIRS = 1 << 16
+# Pairs looked at at once: enough rows for a product, few enough for three arrays of 8 MB.
+BLOCK_PAIRS = 1 << 20
+# To which evidence is rounded, so that equal pairs are equal wherever in a product they stand.
+DECIMALS = 9
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -27,25 +30,23 @@ class Strata:
     """How often each unit fires in parts of the tokens, within which tokens are comparable.
 
     Attributes:
-        counts: `[stratum, unit]` int64, tokens on which the unit fires.
+        counts: `[stratum, unit]`, tokens on which the unit fires; any integers.
         n_tokens: `[stratum]` int64 >= 0.
     """
 
-    counts: Integers
+    counts: NDArray[np.integer[Any]]
     n_tokens: Integers
 
     @cached_property
-    def expectation_factors(self) -> Floats:
+    def expectation_factors(self) -> Tensor:
         """`[stratum, unit]` c / sqrt(N); two units' product is their expected joint count."""
-        factors: Floats = self.counts / np.sqrt(np.maximum(self._sizes, 1))
-        return factors
+        return torch.from_numpy(self.counts / np.sqrt(np.maximum(self._sizes, 1)))
 
     @cached_property
-    def variance_factors(self) -> Floats:
+    def variance_factors(self) -> Tensor:
         """`[stratum, unit]` c (N - c) / (N sqrt(N - 1)); two units' product is its variance."""
         divisors = np.maximum(self._sizes, 1) * np.sqrt(np.maximum(self._sizes - 1, 1))
-        factors: Floats = self.counts * (self._sizes - self.counts) / divisors
-        return factors
+        return torch.from_numpy(self.counts * (self._sizes - self.counts) / divisors)
 
     @cached_property
     def totals(self) -> Floats:
@@ -56,6 +57,24 @@ class Strata:
     def _sizes(self) -> Floats:
         """`[stratum, 1]` N."""
         return self.n_tokens[:, None].astype(np.float64)
+
+
+class Pairs(NamedTuple):
+    """Pairs of units and what evidence is made of.
+
+    Attributes:
+        joint: `[pair]` tokens on which both fire.
+        expected: `[pair]` the same if they were independent in each stratum.
+        variance: `[pair]` of that number.
+        one: `[pair]` tokens on which the first fires.
+        other: `[pair]` tokens on which the second fires.
+    """
+
+    joint: Integers
+    expected: Floats
+    variance: Floats
+    one: Floats
+    other: Floats
 
 
 class Edges(NamedTuple):
@@ -83,41 +102,38 @@ class Selected(NamedTuple):
     n_significant: int
 
 
-def expected_joint(strata: Strata, first: Integers, second: Integers) -> Floats:
+def expected_joint(strata: Strata, rows: slice) -> Floats:
     """Tokens on which two units would both fire if they were independent within each stratum.
 
     Args:
         strata: counts of the units.
-        first: `[pair]` units.
-        second: `[pair]` the other unit of each pair.
+        rows: `first:last`, consecutive units.
 
     Returns:
-        `[pair]`, the sum over strata of c_i c_j / N.
+        `[row, unit]` of these units with units `first ..`: the sum over strata of c_i c_j / N.
 
     Source: Mantel and Haenszel (1959), "Statistical aspects of the analysis of data from
     retrospective studies of disease"; mean of the hypergeometric distribution.
     """
-    return _sum_over_strata(strata.expectation_factors, first, second)
+    return _products(strata.expectation_factors, rows)
 
 
-def joint_variance(strata: Strata, first: Integers, second: Integers) -> Floats:
-    """Variance of that number: `[pair]`, sum of c_i (N - c_i) c_j (N - c_j) / (N^2 (N - 1)).
+def joint_variance(strata: Strata, rows: slice) -> Floats:
+    """Variance of that number, the sum over strata of c_i (N - c_i) c_j (N - c_j) / (N^2 (N - 1)).
 
-    It is 0 where in each stratum one of the two fires always or never. Arguments and source as
-    for `expected_joint`.
+    It is 0 where in each stratum one of the two fires always or never. Arguments, shape and
+    source as for `expected_joint`.
     """
-    return _sum_over_strata(strata.variance_factors, first, second)
+    return _products(strata.variance_factors, rows)
 
 
-def _sum_over_strata(factors: Floats, first: Integers, second: Integers) -> Floats:
-    """The same bits wherever a pair stands and whichever unit is `first`, so that ties are ties."""
-    total = np.zeros(len(first))
-    for row in factors:
-        total += row[first] * row[second]
-    return total
+def _products(factors: Tensor, rows: slice) -> Floats:
+    """Sums over strata of the products of a row's and a later unit's factors."""
+    product: Floats = (factors[:, rows].T @ factors[:, rows.start :]).numpy()
+    return product
 
 
-def evidence(strata: Strata, first: Integers, second: Integers, joint: Integers) -> Floats:
+def evidence(pairs: Pairs, n_tokens: int) -> Floats:
     """How many standard deviations the joint count of two units is off independence.
 
     The signed root of G2 of the 2 x 2 table against its expected one, scaled so that small
@@ -126,45 +142,38 @@ def evidence(strata: Strata, first: Integers, second: Integers, joint: Integers)
     variable at E = 20 and sixteen times at E = 3, where this did so 0.8 to 0.9 times.
 
     Args:
-        strata: counts of the units.
-        first: `[pair]` units.
-        second: `[pair]` the other unit of each pair.
-        joint: `[pair]` tokens on which both fire.
+        pairs: of units.
+        n_tokens: of all strata.
 
     Returns:
-        `[pair]`, negative where they fire together less than expected; NaN where the variance
-        is 0.
+        `[pair]` rounded to nine decimals, negative where they fire together less than expected;
+        NaN where the variance is 0.
 
     Source: Dunning (1993), "Accurate methods for the statistics of surprise and coincidence", for
     G2; Cochran (1954), "Some methods for strengthening the common chi-squared tests", for strata.
     """
-    variance = joint_variance(strata, first, second)
-    if not (varies := variance > 0).all():
-        found = np.full(len(joint), np.nan)
-        found[varies] = evidence(strata, first[varies], second[varies], joint[varies])
+    if not (varies := pairs.variance > 0).all():
+        found = np.full(len(varies), np.nan)
+        columns: list[Any] = [column[varies] for column in pairs]
+        found[varies] = evidence(Pairs(*columns), n_tokens)
         return found
-    margins = strata.totals[first], strata.totals[second], strata.n_tokens.sum()
-    expected = expected_joint(strata, first, second)
-    seen, awaited = _cells(joint.astype(np.float64), *margins), _cells(expected, *margins)
+    seen = _cells(pairs.joint.astype(np.float64), pairs, n_tokens)
+    awaited = _cells(pairs.expected, pairs, n_tokens)
     logs = np.log(np.where(seen > 0, seen, 1) / awaited)
-    g2, precision = 2 * _sum_over_cells(seen * logs), _sum_over_cells(1 / awaited)
-    root: Floats = np.sqrt(np.maximum(g2, 0) / (precision * variance))
-    return np.sign(joint - expected) * root
+    g2, precision = 2 * (seen * logs).sum(axis=0), (1 / awaited).sum(axis=0)
+    root = np.sqrt(np.maximum(g2, 0) / (precision * pairs.variance))
+    signed: Floats = np.round(np.sign(pairs.joint - pairs.expected) * root, DECIMALS)
+    return signed
 
 
-def _cells(both: Floats, first: Floats, second: Floats, n_tokens: np.int64) -> Floats:
+def _cells(both: Floats, pairs: Pairs, n_tokens: int) -> Floats:
     """`[4, pair]` tokens with both, neither, only the first, only the second."""
-    return np.stack([both, n_tokens - (first + second) + both, first - both, second - both])
-
-
-def _sum_over_cells(values: Floats) -> Floats:
-    """Opposite cells first: exchanging the two units gives the same bits."""
-    total: Floats = (values[0] + values[1]) + (values[2] + values[3])
-    return total
+    one, other = pairs.one, pairs.other
+    return np.stack([both, n_tokens - (one + other) + both, one - both, other - both])
 
 
 def npmi(joint: Integers, expected: Floats, n_tokens: int) -> Floats:
-    """Normalised pointwise mutual information, ln(O / E) / -ln(O / N).
+    """Normalized pointwise mutual information, ln(O / E) / -ln(O / N).
 
     Args:
         joint: `[pair]` O, tokens on which both fire, 0 < O < N.
@@ -193,7 +202,7 @@ def select_edges(counts: Tensor, strata: Strata, most: int, *, significant_only:
         significant_only: leave out candidates with evidence under `SIGNIFICANT_Z`.
 
     Returns:
-        The same for the same counts and strata, however many pairs are looked at at once.
+        The same for the same counts and strata.
 
     Raises:
         ValueError: `most` is under 1.
@@ -203,8 +212,7 @@ def select_edges(counts: Tensor, strata: Strata, most: int, *, significant_only:
     strongest = _Strongest(most, SIGNIFICANT_Z if significant_only else 0.0)
     n_significant = 0
     for rows in _row_blocks(len(counts)):
-        floor = min(strongest.floor, SIGNIFICANT_Z)
-        edges = _candidates(strata, *_plausible(counts, strata, rows, floor))
+        edges = _candidates(counts, strata, rows, min(strongest.floor, SIGNIFICANT_Z))
         n_significant += int(np.count_nonzero(edges.evidence >= SIGNIFICANT_Z))
         strongest.add(edges)
     return Selected(strongest.edges(), n_significant)
@@ -219,39 +227,26 @@ def _row_blocks(n_units: int) -> Iterator[slice]:
         first = last
 
 
-def _plausible(
-    counts: Tensor, strata: Strata, rows: slice, floor: float
-) -> tuple[Integers, Integers, Integers]:
-    """Units and joint counts of the pairs that can be candidates with evidence of `floor`.
+def _candidates(counts: Tensor, strata: Strata, rows: slice, floor: float) -> Edges:
+    """Candidates of some rows, at least all those with evidence of `floor`, in their order.
 
-    Matrix products find them: evidence^2 is at most 2 z^2, because a cell's part of G2 / 2 is
+    Logarithms are taken of few: evidence^2 is at most 2 z^2, because a cell's part of G2 / 2 is
     E (x ln x - x + 1) <= E (x - 1)^2, with x = O / E.
     """
     joint = counts[rows, rows.start :].cpu().numpy()
-    n_rows, n_columns = joint.shape
-    excess = joint - _outer(strata.expectation_factors, rows)
-    plausible = (joint >= LEAST_JOINT) & (excess > LEAST_EXCESS / 2)
-    plausible[:, :n_rows] &= ~np.tri(n_rows, dtype=bool)
+    expected, variance = expected_joint(strata, rows), joint_variance(strata, rows)
+    excess = joint - expected
+    plausible = (joint >= LEAST_JOINT) & (excess > LEAST_EXCESS)
+    plausible[:, : len(joint)] &= ~np.tri(len(joint), dtype=bool)
     if floor > 0:
-        variance = _outer(strata.variance_factors, rows)
-        plausible &= np.square(excess, out=excess) >= variance * (floor**2 / 2 * (1 - 1e-9))
-    row, column = np.divmod(np.flatnonzero(plausible), n_columns)
-    return row + rows.start, column + rows.start, joint[row, column].astype(np.int64)
-
-
-def _outer(factors: Floats, rows: slice) -> Floats:
-    """`[row, unit]` sums over strata of the products of a row's and a later unit's factors."""
-    product: Floats = factors[:, rows].T @ factors[:, rows.start :]
-    return product
-
-
-def _candidates(strata: Strata, first: Integers, second: Integers, joint: Integers) -> Edges:
-    """Those of the pairs that are candidates, in their order."""
-    expected = expected_joint(strata, first, second)
-    strength = evidence(strata, first, second, joint)
-    weight = npmi(joint, expected, int(strata.n_tokens.sum()))
-    exceeds = (joint - expected > LEAST_EXCESS) & (strength > 0)
-    return _chosen(Edges(first, second, joint, strength, weight), exceeds)
+        plausible &= np.square(excess, out=excess) >= variance * (floor**2 / 2 * (1 - 1e-6))
+    at = np.nonzero(plausible)
+    first, second = (position + rows.start for position in at)
+    margins = strata.totals[first], strata.totals[second]
+    pairs = Pairs(joint[at].astype(np.int64), expected[at], variance[at], *margins)
+    n_tokens = int(strata.n_tokens.sum())
+    strength, weight = evidence(pairs, n_tokens), npmi(pairs.joint, pairs.expected, n_tokens)
+    return _chosen(Edges(first, second, pairs.joint, strength, weight), strength > 0)
 
 
 class _Strongest:

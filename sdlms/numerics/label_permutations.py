@@ -26,8 +26,10 @@ class Chance(NamedTuple):
         mean: `[unit]` float64, over the permutations.
         sd: `[unit]` float64, their standard deviation.
         p: `[unit]` float64 in (0, 1], (1 + permutations with at least the index) / (1 + all).
-        adjusted: `[permutation]` float64, mean over the averaged units of
-            (index - mean) / (1 - mean); NaN without such a unit.
+        adjusted: `[permutation // 2, rounded up]` float64, of the second half of the permutations:
+            mean over the averaged units of (index - mean) / (1 - mean), the mean being that of the
+            first half. With one mean for all, or with each half's for the other, it would be 0 on
+            average whatever the permutations are. NaN without such a unit, and of one permutation.
     """
 
     mean: NDArray[np.float64]
@@ -69,7 +71,7 @@ def chance_index(
     exact = np.float32 if n_tokens.sum() < EXACT else np.float64
     tokens = torch.from_numpy(n_tokens.astype(exact))
     weights = averaged / max(1, averaged.sum())
-    adjusted = np.zeros(n_permutations) if averaged.any() else np.full(n_permutations, np.nan)
+    adjusted = np.full(n_permutations - n_permutations // 2, 0.0 if averaged.any() else np.nan)
     units: list[NDArray[np.float64]] = []
     at_once = max(1, KEPT_NUMBERS // len(labels))
     for first in range(0, counts.shape[1], at_once):
@@ -83,23 +85,27 @@ def chance_index(
 
 
 def _against_chance(index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean, sd and p of units, and each permutation's weighted sum of the adjusted index.
+    """Mean, sd and p of units, and the later permutations' weighted sum of the adjusted index.
 
     Args:
         index: `[labelling, unit]`, the true one first.
         weights: `[unit]` float64.
 
     Returns:
-        `[3, unit]` and `[permutation]` float64.
+        `[3, unit]` and `[later permutation]` float64.
     """
     permuted, n_permutations = index[1:], len(index) - 1
     as_high = (permuted >= index[0] - ROUNDING).count_nonzero(dim=0).double()
     deviations = permuted.double()
+    earlier, later = deviations.tensor_split([n_permutations // 2])
+    known = earlier.mean(dim=0)
+    weights = weights / (1 - known)
+    adjusted = later @ weights - known @ weights
     mean = deviations.mean(dim=0)
     deviations.sub_(mean)
     sd = torch.linalg.vector_norm(deviations, dim=0) / n_permutations**0.5
     moments = torch.stack([mean, sd, (1 + as_high) / (1 + n_permutations)])
-    return moments, deviations @ (weights / (1 - mean))
+    return moments, adjusted
 
 
 def _labels(

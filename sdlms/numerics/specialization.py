@@ -67,7 +67,7 @@ def specialization_index(counts: Numbers, n_tokens: Numbers) -> NDArray[np.float
         `[..., unit]` in [0, 1); NaN for fewer than two tasks. A unit that never fires has the
         meaningless value of its prior.
 
-    Source: Tang et al. (2024), "Language-specific neurons", section 3 (entropy of normalised
+    Source: Tang et al. (2024), "Language-specific neurons", section 3 (entropy of normalized
     activation probabilities), here as one minus it, with Jeffreys' counts.
     """
     tokens = torch.from_numpy(n_tokens.astype(np.float64))

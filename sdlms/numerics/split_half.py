@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.numerics.document_bootstrap import weighted_index
-from sdlms.numerics.label_permutations import chance_index
+from sdlms.numerics.label_permutations import ROUNDING, chance_index
 
 # A correlation needs three units, and a half two documents of each task: one document each can
 # only swap the tasks' names, which gives no chance level.
@@ -83,7 +83,8 @@ def split_half_reliability(first: NDArray[np.float64], second: NDArray[np.float6
         second: `[half, unit]`, measured in the other.
 
     Returns:
-        In [-1, 1]; NaN for fewer than three units, or where all are equal in every half.
+        In [-1, 1]; NaN for fewer than three units, or where all are equal in every half but for
+        rounding.
 
     Source: Brown (1910), "Some experimental results in the correlation of mental abilities";
     Spearman (1910), "Correlation calculated from faulty data".
@@ -93,8 +94,9 @@ def split_half_reliability(first: NDArray[np.float64], second: NDArray[np.float6
     one = first - first.mean(axis=1, keepdims=True)
     other = second - second.mean(axis=1, keepdims=True)
     spread = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    if not (spread > 0).any():
+    differ = spread > first.shape[1] * ROUNDING**2
+    if not differ.any():
         return float("nan")
     products = (one * other).sum(axis=1)
-    r = float(np.mean(products[spread > 0] / spread[spread > 0]))
+    r = float(np.mean(products[differ] / spread[differ]))
     return 2 * r / (1 + abs(r))

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 MATTERING = ("torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy")  # to every run
-PACKAGES = (*MATTERING, "accelerate", "datasets", "pyarrow", "huggingface_hub")
+PACKAGES = (
+    *MATTERING,
+    *("accelerate", "datasets", "huggingface_hub", "igraph", "networkx", "pyarrow"),
+    *("sae-lens", "scikit-learn", "scipy"),
+)
 
 
 def package_version() -> str:

@@ -1,4 +1,4 @@
-"""Runs: find, list, verify, remove. Writing one is `sdlms/runs/writing.py`.
+"""Runs: find, list, remove. Written in `sdlms/runs/writing.py`, checked in `verifying.py`.
 
 A run is a folder `artifacts/20261120_143022_capture[_label]/` whose `meta.jsonl` describes it:
 `start`, `input`, events, one `output` per file, `log`, `done`. While it is written it is hidden
@@ -9,16 +9,15 @@ import difflib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sdlms.errors import UserError
 from sdlms.progress import LOGGER
 from sdlms.runs.folder import (
     acquire,
-    contents,
     has_meta,
     hidden_name,
     is_folder,
@@ -27,7 +26,7 @@ from sdlms.runs.folder import (
     make_writable,
     run_name,
 )
-from sdlms.runs.meta import META, Record, seal_difference, whole_lines
+from sdlms.runs.meta import META, Record, whole_lines
 from sdlms.storage.files import sha256_of
 
 OWN_NAME = r"\d{8}_\d{6}_."
@@ -184,58 +183,6 @@ def _places(reference: str) -> list[Path]:
         return [Path(reference).resolve()] if reference else []
     except (OSError, ValueError):
         return []
-
-
-def verify(run: Run) -> list[str]:
-    """Every difference between the run and its `meta.jsonl`, one sentence each.
-
-    Checks the meta file's own seal, each file's size and sha256, that no file or folder is
-    missing or was added, and that input runs which lie beside it are the ones that were read.
-    """
-    if is_partial(run.path):
-        return [f"not published ({run.status})"]
-    return differences(run)
-
-
-def differences(run: Run) -> list[str]:
-    """What `verify` reports, of a run that need not be published yet."""
-    if difference := seal_difference(run.path / META):
-        return [f"{META}: {difference}; its other files cannot be checked without it"]
-    return [*_file_differences(run), *_input_differences(run)]
-
-
-def _file_differences(run: Run) -> Iterator[str]:
-    """Compare the files on disk with the `output` and `log` records."""
-    recorded = {record["path"]: record for record in [*run.all_of("output"), *run.all_of("log")]}
-    files, folders = contents(run.path)
-    expected = {str(parent) for name in recorded for parent in PurePosixPath(name).parents}
-    for name in sorted((files - set(recorded) - {META}) | (folders - expected)):
-        yield f"{name.encode(errors='backslashreplace').decode()}: added"
-    for name, record in sorted(recorded.items()):
-        if name not in files:
-            yield f"{name}: missing"
-        elif difference := _content_difference(run.path / name, record):
-            yield f"{name}: {difference}"
-
-
-def _content_difference(path: Path, record: Record) -> str | None:
-    """Compare one file with its record."""
-    if path.is_symlink() or not path.is_file():
-        return "no plain file any more"
-    if (size := path.stat().st_size) != record["bytes"]:
-        return f"{size} bytes, {record['bytes']} recorded"
-    try:
-        return None if sha256_of(path) == record["sha256"] else "sha256 differs"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-
-
-def _input_differences(run: Run) -> Iterator[str]:
-    """Compare input runs, where they are at hand, with what was read."""
-    for record in run.all_of("input"):
-        meta = run.path.parent / record["run"] / META
-        if meta.is_file() and sha256_of(meta) != record["sha256"]:
-            yield f"input {record['run']}: its {META} differs from the one that was read"
 
 
 def removable(runs: Sequence[Run]) -> list[Run]:

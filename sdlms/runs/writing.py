@@ -39,7 +39,8 @@ from sdlms.runs.folder import (
 from sdlms.runs.meta import META, Record, as_read_back
 from sdlms.runs.open_run import OpenRun
 from sdlms.runs.provenance import mattering, package_version, provenance
-from sdlms.runs.reading import Run, differences, list_runs
+from sdlms.runs.reading import Run, list_runs
+from sdlms.runs.verifying import differences
 from sdlms.storage.files import sha256_of, sync
 
 DISK_SLACK = 1.05

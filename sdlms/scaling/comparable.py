@@ -12,14 +12,15 @@ from sdlms.scaling.sources import Source
 def check_comparable(sources: Sequence[Source]) -> None:
     """Refuse runs whose numbers mean different things.
 
-    Of each stage: two models or more, of each one run for the same units; the same threshold rule
-    and settings; the same tasks and documents. A run whose capture is gone is compared by the names
-    of its tasks alone, with a warning.
+    No model is there under two names. Of each stage: two models or more, of each one run for the
+    same units; the same threshold rule and settings; the same tasks and documents. A run whose
+    capture is gone is compared by the names of its tasks alone, with a warning.
 
     Raises:
         UserError: the first difference.
     """
     _check_controls(sources)
+    _check_names(sources)
     for stage in dict.fromkeys(source.stage for source in sources):
         group = [source for source in sources if source.stage == stage]
         _check_models(group)
@@ -37,6 +38,16 @@ def _check_controls(sources: Sequence[Source]) -> None:
                 f"--runs: {first.described} has --control {first.control}, {other.described} has "
                 f"--control {other.control}; controls are joined with their like alone. Leave one "
                 "kind out."
+            )
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+    """One name for the same weights: under two they would count as two models."""
+    for one, other in combinations(sources, 2):
+        if one.model != other.model and one.weights == other.weights:
+            raise UserError(
+                f"--runs: {one.described} and {other.described} are of one model under two names: "
+                "the sha256 of their weights is the same. Leave one name out."
             )
 
 

@@ -24,9 +24,10 @@ def documents_of(run: Run) -> frozenset[TaskDocument] | None:
         UserError: the file that lists them cannot be read.
     """
     while True:
+        recorded = {record["path"] for record in run.all_of("output")}
         for file, listed in LISTS.items():
-            if (path := run.path / file).is_file():
-                return _read(path, listed)
+            if file in recorded:
+                return _read(run.path / file, listed)
         read = run.start["resolved"].get("acts")
         if not read or not (run.path.parent / read / META).is_file():
             return None

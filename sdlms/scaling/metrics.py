@@ -44,6 +44,8 @@ class Table(NamedTuple):
             `mlp_act`, `unit` elsewhere.
         rule: column of the rule by which a unit fires; it must be the same in all models.
         settings: of the run's config, those that must be the same in all models.
+        of_graphs: settings that must be the same where the config's `graph` is on.
+        decided: of what the run decided by itself, the same.
         only: column and value of the rows that are read; None reads all.
     """
 
@@ -52,6 +54,8 @@ class Table(NamedTuple):
     kind: str = ""
     rule: str = ""
     settings: tuple[str, ...] = ()
+    of_graphs: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
     only: tuple[str, str] | None = None
 
 
@@ -104,7 +108,8 @@ TABLES: dict[str, Table] = {
     "si-modularity": Table(
         file="si_modularity.csv",
         rule="threshold",
-        settings=("top_edges",),
+        of_graphs=("top_edges", "nulls"),
+        decided=("louvain",),
         metrics=(
             _with_ends("SI_adjusted", "index"),
             _with_ends("SI", "index"),
@@ -115,9 +120,10 @@ TABLES: dict[str, Table] = {
             Metric("Q", "index"),
             Metric("Q_plain", "index"),
             Metric("z_Q", "standard deviations"),
-            Metric("Q_pooled", "index"),
-            Metric("z_Q_pooled", "standard deviations"),
             Metric("n_communities", "communities"),
+            # Both Q and z_Q depend on these, whatever the model does.
+            Metric("edge_density", "fraction"),
+            Metric("firing_rate", "fraction"),
         ),
     ),
 }

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from sdlms.errors import UserError
 from sdlms.runs.reading import Run
+from sdlms.runs.verifying import intact
 from sdlms.scaling.metrics import ALL_TASKS, TABLES, Metric, Table
+from sdlms.storage.sparse_acts import LATENTS
 from sdlms.storage.tables import read_table
 
 CONFIDENCE_95 = 1.96  # standard errors
@@ -56,6 +58,7 @@ class Source:
         model: name, behind an @ the revision that was asked for.
         n_parameters: of the model with its head.
         n_layers: of the model.
+        weights: sha256 of their files, ascending.
         control: what was done to weights or tokens, `none` otherwise.
         rules: what must be the same in all models, by its name.
         values: of its table.
@@ -65,6 +68,7 @@ class Source:
     model: str
     n_parameters: int
     n_layers: int
+    weights: tuple[str, ...]
     control: str
     rules: Mapping[str, str]
     values: list[Value]
@@ -99,7 +103,8 @@ def read_source(run: Run) -> Source:
     """Read what a run says of itself, and its table.
 
     Raises:
-        UserError: it does not record the model's size, or its table cannot be read.
+        UserError: it does not record the model's size or, of latents, whose they are; or its table
+            cannot be read.
     """
     table, resolved = TABLES[run.stage], run.start["resolved"]
     record = resolved["model"]
@@ -109,6 +114,11 @@ def read_source(run: Run) -> Source:
             f"{run.name} does not say how many parameters {record['name']} has: an earlier version "
             f"of sdlms made it. Capture anew{then}."
         )
+    if str(resolved.get("site")) == LATENTS and "encoded_site" not in resolved:
+        raise UserError(
+            f"{run.name} does not say of which site its latents are: an earlier version of sdlms "
+            f"made it. Make it anew: sdlms {run.stage}"
+        )
     rows = _rows_of(run, table)
     revision = record.get("revision")
     return Source(
@@ -116,6 +126,7 @@ def read_source(run: Run) -> Source:
         model=record["name"] + (f"@{revision}" if revision else ""),
         n_parameters=int(record["n_parameters"]),
         n_layers=int(record["n_layers"]),
+        weights=tuple(sorted(record["weights"].values())),
         control=str(resolved.get("control", "none")),
         rules=dict([*_settings(run, table), *_firing_rules(rows, table, resolved)]),
         values=[value for row in rows for value in _values(row, table, resolved)],
@@ -124,12 +135,8 @@ def read_source(run: Run) -> Source:
 
 def _rows_of(run: Run, table: Table) -> list[dict[str, str]]:
     """The rows that are read, each with every column that is."""
-    path = run.path / table.file
-    try:
-        rows = read_table(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"cannot read {path} ({reason}). See: sdlms runs verify") from None
+    path = intact(run, table.file)
+    rows = read_table(path)
     if table.only is not None:
         column, wanted = table.only
         rows = [row for row in rows if row.get(column) == wanted]
@@ -145,9 +152,13 @@ def _rows_of(run: Run, table: Table) -> list[dict[str, str]]:
 
 
 def _settings(run: Run, table: Table) -> Iterator[tuple[str, str]]:
-    """Settings that must agree, as flags."""
-    for name in table.settings:
-        yield f"--{name.replace('_', '-')}", str(run.start["config"].get(name))
+    """Settings that must agree, as flags; and what was decided, where it was."""
+    config = run.start["config"]
+    graphs = table.of_graphs if config.get("graph") else ()
+    for name in (*table.settings, *graphs):
+        yield f"--{name.replace('_', '-')}", str(config.get(name))
+    decided = run.start["decided"]
+    yield from ((name, str(decided[name])) for name in table.decided if name in decided)
 
 
 def _firing_rules(
@@ -165,8 +176,8 @@ def _firing_rules(
 
 
 def _subject(row: Mapping[str, str], table: Table, resolved: Mapping[str, Any]) -> Subject:
-    """Whose units a row is of."""
-    site = row.get("site") or str(resolved["site"])
+    """Whose units a row is of; latents are those of the site that they encode."""
+    site = row.get("site") or str(resolved.get("encoded_site") or resolved["site"])
     kind = str(resolved.get("kind", table.kind))
     return Subject(site, kind or ("neuron" if site == "mlp_act" else "unit"))
 

@@ -2,7 +2,14 @@
 
 from math import isfinite, nan
 
-from sdlms.numerics.trends import FEWEST_SIZES, slope_interval, slope_per_decade, spearman
+from sdlms.numerics.trends import (
+    COVERAGE_OF_FEW,
+    FEWEST_SIZES,
+    LEVEL,
+    slope_interval,
+    slope_per_decade,
+    spearman,
+)
 from sdlms.scaling.joining import Row, Series
 
 COLUMNS = [
@@ -22,7 +29,8 @@ def trend_row(series: Series, seed: int) -> Row:
 
     Returns:
         The cells by `COLUMNS`. With fewer than three sizes rho and the interval are NaN, with fewer
-        than two the slope is, and `reason` says so.
+        than two the slope is, and `reason` says so; also by how much the interval of three or four
+        models is too narrow.
     """
     import numpy as np
 
@@ -46,14 +54,18 @@ def trend_row(series: Series, seed: int) -> Row:
         "slope_per_decade": slope_per_decade(sizes, values),
         "slope_low": low,
         "slope_high": high,
-        "reason": _reason(len(np.unique(sizes)), len(np.unique(values))),
+        "reason": _reason(len(points), len(np.unique(sizes)), len(np.unique(values))),
     }
 
 
-def _reason(n_sizes: int, n_values: int) -> str:
-    """Why something is NaN; empty where nothing is."""
+def _reason(n_models: int, n_sizes: int, n_values: int) -> str:
+    """Why something is NaN, or not what it seems; otherwise empty."""
     if n_sizes == 0:
         return "no model has a value"
     if n_sizes < FEWEST_SIZES:
         return f"{n_sizes} model size{'s' * (n_sizes != 1)}, fewer than {FEWEST_SIZES}"
-    return "the same value in all models" if n_values == 1 else ""
+    if n_values == 1:
+        return "the same value in all models"
+    if covered := COVERAGE_OF_FEW.get(n_models):
+        return f"{n_models} models: the interval covers about {covered:.0%}, not {LEVEL:.0%}"
+    return ""

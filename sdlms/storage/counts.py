@@ -55,6 +55,13 @@ def read_counts(path: Path, name: str) -> NDArray[np.generic]:
     return values
 
 
+def shape_of(path: Path, name: str) -> tuple[int, ...]:
+    """How large a data set is; nothing of it is read."""
+    with h5py.File(path, "r") as file:
+        shape: tuple[int, ...] = file[name].shape
+    return shape
+
+
 def task_counts(
     path: Path, key: Key, members: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

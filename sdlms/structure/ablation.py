@@ -1,7 +1,8 @@
 """Does specialization matter? The most specialized units of each task are held at their mean.
 
 What that does to the loss in the task is compared with what it does to other tasks, and with what
-random units do that are as many. A specialized unit that changes nothing is a correlation.
+random units do that are as many and fire about as often. A specialized unit that changes nothing is
+a correlation. Units are chosen and measured on the same documents.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +76,7 @@ class Ablation:
         for one in wanted:
             places.setdefault(tuple(one.tolist()), len(places))
         effects = self._effects(layer, places) if places else None
-        tables = Tables(layer, self.task_names, sets, places, effects)
+        tables = Tables(layer, self.task_names, sets, units["fired"], places, effects)
         return {"rows": list(tables.rows()), "matrix": list(tables.matrix())}
 
     def _effects(self, layer: int, places: Places) -> Effects:

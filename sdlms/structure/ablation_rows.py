@@ -20,13 +20,13 @@ def _with_interval(name: str) -> list[str]:
 
 
 COLUMNS = [
-    *("layer", "task", "selection", "n_units", "sets"),
+    *("layer", "task", "selection", "n_units", "sets", "fired_mean"),
     *("in_task_documents", "in_task_tokens", "off_task_documents", "off_task_tokens"),
     *_with_interval("in_task_delta_nats"),
     *_with_interval("off_task_delta_nats"),
     *_with_interval("difference_nats"),
     *_with_interval("excess_nats"),
-    *("reading", "reason"),
+    *("random_reaching", "reading", "reason"),
 ]
 MATRIX_COLUMNS = [
     *("layer", "ablated_task", "selection", "evaluated_task"),
@@ -34,35 +34,68 @@ MATRIX_COLUMNS = [
 ]
 
 SPECIFIC = "causal, task-specific"
+ANY_TASK = "causal, not told apart from other tasks"
 UNSPECIFIC = "causal, not task-specific"
+ANY_UNITS = "not told apart from random units"
 CORRELATION = "correlation only"
 HELPS = "helps when ablated"
 LESS = "matters less than random units"
 UNDECIDED = "undecided"
 NO_UNIT = "no unit"
 
+ABOVE, HOLDING, BELOW = 1, 0, -1  # where an interval lies, or that 0 is in it, its ends too
+CAUSAL = {ABOVE: SPECIFIC, HOLDING: ANY_TASK, BELOW: UNSPECIFIC}  # by the difference
+# By the change in the task and its excess; where both are above 0, `CAUSAL` says it.
+READINGS = {
+    (ABOVE, HOLDING): ANY_UNITS,
+    (ABOVE, BELOW): LESS,
+    (HOLDING, ABOVE): CORRELATION,  # random units help when ablated
+    (HOLDING, HOLDING): CORRELATION,
+    (HOLDING, BELOW): LESS,
+    (BELOW, ABOVE): HELPS,  # random units help more
+    (BELOW, HOLDING): ANY_UNITS,
+    (BELOW, BELOW): HELPS,
+}
+
 
 def reading_of(delta: Estimate, difference: Estimate, excess: Estimate) -> str:
     """What the specialized units of a task are to its loss.
+
+    Where each interval lies decides; an interval that holds 0 tells nothing apart, and is no
+    evidence that nothing is there.
+
+    | in the task | excess | difference | reading |
+    |---|---|---|---|
+    | above 0 | above 0 | above 0 | causal, task-specific |
+    | above 0 | above 0 | holds 0 | causal, not told apart from other tasks |
+    | above 0 | above 0 | below 0 | causal, not task-specific |
+    | above 0, below 0 | holds 0 | any | not told apart from random units |
+    | holds 0 | above 0, holds 0 | any | correlation only |
+    | above 0, holds 0 | below 0 | any | matters less than random units |
+    | below 0 | above 0, below 0 | any | helps when ablated |
+
+    It is undecided where one of the first two has no interval, or the difference has none where
+    the others are above 0.
 
     Args:
         delta: change of the loss in the task, nats per token.
         difference: that less the change in all other tasks.
         excess: the first less the change under any random units.
     """
-    if isnan(excess.low):
+    own, more = _place(delta), _place(excess)
+    if own is None or more is None:
         return UNDECIDED
-    if excess.low <= 0 <= excess.high:
-        return CORRELATION
-    if delta.high < 0:
-        return HELPS
-    if excess.high < 0:
-        return LESS
-    if delta.low <= 0:  # random units help when ablated, these change nothing
-        return CORRELATION
-    if isnan(difference.low):
-        return UNDECIDED
-    return SPECIFIC if difference.low > 0 else UNSPECIFIC
+    if (own, more) != (ABOVE, ABOVE):
+        return READINGS[own, more]
+    here = _place(difference)
+    return UNDECIDED if here is None else CAUSAL[here]
+
+
+def _place(found: Estimate) -> int | None:
+    """Where an interval lies; None where there is none."""
+    if isnan(found.low):
+        return None
+    return ABOVE if found.low > 0 else BELOW if found.high < 0 else HOLDING
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +106,7 @@ class Tables:
         layer: from 0.
         task_names: in the order of tasks.
         sets: of each task.
+        fired: `[unit]` tokens on which each unit of the layer fires.
         places: a set's units -> its place among those that were ablated.
         effects: of all of these; None where no task has a unit.
     """
@@ -80,11 +114,16 @@ class Tables:
     layer: int
     task_names: Sequence[str]
     sets: Sequence[TaskSets]
+    fired: NDArray[np.int64]
     places: dict[tuple[int, ...], int]
     effects: Effects | None
 
     def rows(self) -> Iterator[Row]:
-        """By `COLUMNS`: for each task its specialized units, then the random ones."""
+        """By `COLUMNS`: for each task its specialized units, then the random ones.
+
+        A random row has the mean over its sets, and beside it the interval of one more such set:
+        what a single set, as the specialized one is, could be if it were random.
+        """
         for task, own in enumerate(self.sets):
             specialized, random = self._changes(own)
             yield self._row(task, "specialized", specialized, random)
@@ -130,14 +169,34 @@ class Tables:
             "selection": selection,
             "n_units": len(own.specialized),
             "sets": 0 if changes is None else len(own.random) if is_random else 1,
+            "fired_mean": self._fired_mean(own.random if is_random else [own.specialized]),
             **self._sizes(inside),
             **_cells("in_task_delta_nats", delta),
             **_cells("off_task_delta_nats", off),
             **_cells("difference_nats", difference),
             **_cells("excess_nats", excess),
+            "random_reaching": nan if is_random else self._reaching(task),
             "reading": reading if is_random or len(own.specialized) else NO_UNIT,
             "reason": own.reason or self._reason(compared, inside),
         }
+
+    def _fired_mean(self, sets: Sequence[NDArray[np.int64]]) -> float:
+        """Tokens on which a unit of these sets fires; NaN without any."""
+        units = np.concatenate([*sets, np.empty(0, np.int64)])
+        return float(self.fired[units].mean()) if len(units) else nan
+
+    def _reaching(self, task: int) -> float:
+        """Share of the random sets that change the loss in the task by no less; NaN without any."""
+        own, (specialized, _) = self.sets[task], self._changes(self.sets[task])
+        if self.effects is None or specialized is None or not own.random:
+            return nan
+        if not self.effects.documents[task]:
+            return nan
+        random = [self.effects.of(self.places[tuple(units.tolist())]) for units in own.random]
+        found = np.array([changes[0, task] for changes in random])
+        reached = specialized[0, task]
+        known = np.isfinite(found).all() and np.isfinite(reached)
+        return float((found >= reached).mean()) if known else nan
 
     def _only(self, task: int) -> NDArray[np.bool_]:
         """`[task]`, True for one."""

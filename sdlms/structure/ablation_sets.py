@@ -1,4 +1,8 @@
-"""Which units are ablated: the most specialized ones of each task, and random ones as many."""
+"""Which units are ablated: the most specialized ones of each task, and random ones like them.
+
+Random ones are as many, and fire about as often: holding a unit that fires more at its mean changes
+more, whatever it is for.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -27,6 +31,22 @@ class TaskSets(NamedTuple):
     reason: str
 
 
+class Pool(NamedTuple):
+    """Whom random sets are drawn from.
+
+    Attributes:
+        scored: `[unit]` bool.
+        others: `[unit]` bool, the scored units that are specialized for no task.
+        octaves: `[unit]` int64, `octaves_of`.
+        orders: of all units, one random one for each set.
+    """
+
+    scored: NDArray[np.bool_]
+    others: NDArray[np.bool_]
+    octaves: NDArray[np.int64]
+    orders: list[Units]
+
+
 def choose_sets(
     units: Mapping[str, NDArray[Any]], n_tasks: int, seed: tuple[int, ...]
 ) -> list[TaskSets]:
@@ -34,12 +54,14 @@ def choose_sets(
 
     Specialized are scored units with q < 0.05 that prefer the task, those of the largest
     SI_adjusted first. Random ones are scored, and specialized for no task; where too few are left,
-    they may be another task's. Tasks with sets of one size share their random sets, so that the
-    model runs over these once.
+    they may be another task's. Of each octave of firing rates a random set has as many units as
+    the specialized one; where the octave has too few, the rest is from the nearest ones. Tasks
+    whose sets are of one size and of the same octaves share their random sets, so that the model
+    runs over these once.
 
     Args:
         units: `[unit]` each of one layer: `SI_adjusted`, `q`, `preferred_task` (index, -1 for
-            none), `dead` and `rare`.
+            none), `fired` (tokens), `dead` and `rare`.
         n_tasks: how many tasks there are.
         seed: of the random sets.
 
@@ -52,7 +74,25 @@ def choose_sets(
     orders = [generator.permutation(len(scored)) for _ in range(RANDOM_SETS)]
     others = scored.copy()
     others[np.concatenate([*chosen, np.empty(0, np.int64)])] = False
-    return [_with_random(own, scored, others, orders) for own in chosen]
+    pool = Pool(scored, others, octaves_of(units["fired"], scored), orders)
+    return [_with_random(own, pool) for own in chosen]
+
+
+def octaves_of(fired: NDArray[np.int64], scored: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """`[unit]` doublings from the median of the scored units, rounded; of others 0.
+
+    Units of one octave differ in how often they fire by a factor of 2 at most. Those that all fire
+    alike, as by their own quantile, are one octave: the median is in the middle of its own.
+
+    Args:
+        fired: `[unit]` tokens on which each fires, > 0 where it is scored.
+        scored: `[unit]`.
+    """
+    found: NDArray[np.int64] = np.zeros(len(fired), dtype=np.int64)
+    if scored.any():
+        rates = np.log2(fired[scored])
+        found[scored] = np.rint(rates - np.median(rates)).astype(np.int64)
+    return found
 
 
 def _specialized(units: Mapping[str, NDArray[Any]], scored: NDArray[np.bool_], task: int) -> Units:
@@ -64,21 +104,38 @@ def _specialized(units: Mapping[str, NDArray[Any]], scored: NDArray[np.bool_], t
     return np.sort(found[order[: -(-len(scored) * ABLATED_PERCENT // 100)]])
 
 
-def _with_random(
-    specialized: Units,
-    scored: NDArray[np.bool_],
-    others: NDArray[np.bool_],
-    orders: list[NDArray[np.int64]],
-) -> TaskSets:
-    """Sets as large as the specialized one, from the head of each random order."""
-    n = len(specialized)
+def _with_random(specialized: Units, pool: Pool) -> TaskSets:
+    """Sets as large as the specialized one, that fire about as often."""
+    n, others = len(specialized), pool.others
     if not n:
         why = f"no scored unit with q < {SIGNIFICANT_Q} prefers the task"
         return TaskSets(specialized, [], why)
     if others.sum() < n:
-        others = scored.copy()
+        others = pool.scored.copy()
         others[specialized] = False
     if others.sum() < n:
         why = f"{others.sum()} other scored units, too few for a random set of {n}"
         return TaskSets(specialized, [], why)
-    return TaskSets(specialized, [np.sort(order[others[order]][:n]) for order in orders], "")
+    wanted = pool.octaves[specialized]
+    random = [_like(wanted, order[others[order]], pool.octaves) for order in pool.orders]
+    return TaskSets(specialized, random, "")
+
+
+def _like(wanted: NDArray[np.int64], left: Units, octaves: NDArray[np.int64]) -> Units:
+    """Units of the octaves that are wanted, the first of each in an order; then the nearest ones.
+
+    Args:
+        wanted: octaves, one for each unit to be found.
+        left: units to choose from, as many at least, in random order.
+        octaves: `[unit]`.
+    """
+    found: list[int] = []
+    missing: list[int] = []
+    for octave, n in zip(*np.unique(wanted, return_counts=True), strict=True):
+        own = left[octaves[left] == octave][:n].tolist()
+        found += own
+        missing += [octave] * (n - len(own))
+    for octave in missing:
+        rest = left[~np.isin(left, found)]
+        found.append(int(rest[np.abs(octaves[rest] - octave).argmin()]))
+    return np.array(sorted(found), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Specialization beside its three controls, layer by layer and over all of them: `controls.csv`."""
+"""Specialization beside its controls, layer by layer and over all of them: `controls.csv`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from sdlms.structure.tables import MEAN, Row
 
 NONE = "none"  # the model itself, as capture's `--control` calls it
 SHUFFLED = "shuffled-labels"
+REINIT, PERMUTED = "reinit", "permute-tokens"
+MATCHED = "reinit-matched"  # fresh weights, their thresholds such that units fire as often
 ENDS = (0.025, 0.975)
 
 
@@ -22,19 +24,30 @@ class Level:
         value: adjusted SI; NaN where no unit is scored.
         draws: `[resample]` the same in other documents, or under other labels.
         units_scored: over which it is a mean.
+        firing_rate: of these, over tokens.
+        significant_fraction: share of these with q < 0.05; NaN where it was not worked out.
     """
 
     value: float
     draws: NDArray[np.float64]
     units_scored: int
+    firing_rate: float
+    significant_fraction: float
 
     def row(self, layer: int | str, control: str) -> Row:
         """A row of `controls.csv`; the interval holds 95 % of the draws."""
         known = self.draws[np.isfinite(self.draws)]
         low, high = np.quantile(known, ENDS).tolist() if len(known) else (nan, nan)
-        ends = {"SI_adjusted_low": low, "SI_adjusted_high": high}
-        own: Row = {"layer": layer, "control": control, "units_scored": self.units_scored}
-        return own | {"SI_adjusted": self.value, **ends}
+        return {
+            "layer": layer,
+            "control": control,
+            "SI_adjusted": self.value,
+            "SI_adjusted_low": low,
+            "SI_adjusted_high": high,
+            "significant_fraction": self.significant_fraction,
+            "firing_rate": self.firing_rate,
+            "units_scored": self.units_scored,
+        }
 
 
 def mean_level(levels: Sequence[Level]) -> Level:
@@ -44,10 +57,14 @@ def mean_level(levels: Sequence[Level]) -> Level:
     one gains by a document the others often gain too.
     """
     if not levels:
-        return Level(nan, np.full(1, nan), 0)
-    value = float(np.mean([level.value for level in levels]))
-    draws = np.mean([level.draws for level in levels], axis=0)
-    return Level(value, draws, sum(level.units_scored for level in levels))
+        return Level(nan, np.full(1, nan), 0, nan, nan)
+    return Level(
+        value=float(np.mean([level.value for level in levels])),
+        draws=np.mean([level.draws for level in levels], axis=0),
+        units_scored=sum(level.units_scored for level in levels),
+        firing_rate=float(np.mean([level.firing_rate for level in levels])),
+        significant_fraction=float(np.mean([level.significant_fraction for level in levels])),
+    )
 
 
 def control_rows(levels: Mapping[str, Mapping[int, Level]]) -> Iterator[Row]:

@@ -78,6 +78,12 @@ def _named(subject: Subject, counts: NDArray[np.uint32]) -> DocumentCounts:
     return DocumentCounts(counts, known.n_tokens, known.tasks, known.task_names)
 
 
+def graph_units(counts: DocumentCounts) -> NDArray[np.int64]:
+    """`[unit]` those that can have an edge: they fire often enough, and not always."""
+    totals = counts.task_counts.sum(axis=0)
+    return np.flatnonzero((totals >= LEAST_JOINT) & (totals < counts.n_tokens.sum()))
+
+
 def write_firings(
     subject: Subject, layer: int, thresholds: Thresholds, counts: DocumentCounts, path: Path
 ) -> Firings:
@@ -98,9 +104,7 @@ def write_firings(
     """
     if path.exists():
         return Firings(path)
-    order = np.argsort(counts.tasks, kind="stable")
-    totals = counts.task_counts.sum(axis=0)
-    units = np.flatnonzero((totals >= LEAST_JOINT) & (totals < counts.n_tokens.sum()))
+    order, units = np.argsort(counts.tasks, kind="stable"), graph_units(counts)
     layout = Layout(
         units=units,
         offsets=np.concatenate([[0], np.cumsum(counts.n_tokens[order])]).astype(np.int64),

@@ -14,6 +14,7 @@ from sdlms.progress import LOGGER, readable_seconds
 from sdlms.storage.firings import Firings
 from sdlms.structure.communities import (
     N_SEEDS,
+    Graph,
     Labels,
     Library,
     agreement,
@@ -25,7 +26,8 @@ from sdlms.structure.communities import (
 from sdlms.structure.firing import ALL
 from sdlms.structure.graph_rows import Found, Nulls, Row, graph_row, with_pooled
 from sdlms.structure.joint_counts import joint_counts
-from sdlms.structure.nulls import graph_of, rewired_draw, shifted_draw
+from sdlms.structure.nulls import NullModel, graph_of, rewired_draw, shifted_draw
+from sdlms.structure.packed import packed, unpacked
 from sdlms.structure.parts import Part, Parts
 from sdlms.structure.plain import plain_modularity
 
@@ -34,11 +36,15 @@ from sdlms.structure.plain import plain_modularity
 MOST_EDGES = 100_000
 MOST_OF_PAIRS = 0.25
 ALWAYS_KEPT = 200  # however few pairs there are
+GRAPH_COLUMNS = ("first", "second", "weight")  # which null graphs are made of
 RESOLUTIONS = (0.5, 1.0, 2.0)
-# What a null draw takes of the observed graphs' time: shifting, counting and selecting; and a
-# Louvain run of the shifted graphs, one of the rewired ones, and the rewiring.
-SHIFTING, SEARCHING = 1.5, 4.0
+# What a null draw takes of the observed graphs' time: of that of counting and selecting, with the
+# rotation; and of that of a Louvain run, for one of the shifted graphs, one of the observed ones
+# and one of the rewired ones (without communities they take longer), and for the rewiring.
+SHIFTING, SEARCHING = 2.0, 8.0
 WITHIN, POOLED = -2, -1  # positions of the graphs of all tasks in what `joint_counts` gives
+
+Floats = NDArray[np.float64]
 
 
 class GraphSettings(NamedTuple):
@@ -50,12 +56,17 @@ class GraphSettings(NamedTuple):
             significant ones, up to `most_edges`.
         seed: of Louvain and of the nulls, >= 0.
         library: of Louvain.
+        device: that counts, as torch names it.
+        foretold: draws, of this layer and of those that follow, whose time is told before the
+            first of them; 0 tells nothing.
     """
 
     nulls: int
     top_edges: int
     seed: int
     library: Library
+    device: str = "cpu"
+    foretold: int = 0
 
 
 def most_edges(n_units: int) -> int:
@@ -93,9 +104,8 @@ def layer_graphs(
 ) -> LayerGraphs:
     """Make a layer's graphs, find their communities and compare both with chance.
 
-    Edges of the row `all` are pairs that fire together more often than their rates within each
-    task explain (its pooled columns: than their rates over all tasks); edges of a task's row are
-    of its tokens alone.
+    Edges are pairs that fire together more often than their rates within each document explain:
+    each document of a task, or of all tasks (the pooled columns: than their rates over all).
 
     Args:
         firings: of the layer.
@@ -108,51 +118,61 @@ def layer_graphs(
         Rows, communities, edges and resolutions; the same after a kill and a resume.
     """
     observed = parts.once(f"{name}_observed", lambda: _observed(firings, settings))
-    edges = [_edges_of(part) for part in observed["graphs"]]
-    shift = partial(shifted_draw, firings, [len(each.first) for each in edges])
-    rewire = partial(rewired_draw, [graph_of(each, firings.n_units) for each in edges])
-    left = [n for n in range(settings.nulls) if not parts.has(f"{name}_rewired_{n}")]
-    if left:
-        seconds = readable_seconds(len(left) * observed["seconds_per_draw"])
-        LOGGER.info("%s: %d draws of both nulls, about %s", name, len(left), seconds)
+    graphs = [_graph_of(part, firings.n_units) for part in observed["graphs"][:POOLED]]
+    n_pooled = observed["graphs"][POOLED]["found"]["n_edges"]
+    model = NullModel(firings, graphs, n_pooled, settings.device, settings.seed, settings.library)
+    if settings.foretold:
+        seconds = readable_seconds(settings.foretold * observed["seconds_per_draw"])
+        LOGGER.info("%d draws of both graph nulls, about %s", settings.foretold, seconds)
     nulls: list[tuple[Part, Part]] = []
     for draw in range(settings.nulls):
         pair = []
-        for kind, work_out in (("shifted", shift), ("rewired", rewire)):
-            work = partial(work_out, settings.seed, settings.library, draw)
-            pair.append(parts.once(f"{name}_{kind}_{draw}", work))
+        for kind, work_out in (("shifted", shifted_draw), ("rewired", rewired_draw)):
+            pair.append(parts.once(f"{name}_{kind}_{draw}", partial(work_out, model, draw)))
             advance(1)
         nulls.append((pair[0], pair[1]))
-    return _layer_graphs(firings, observed["graphs"], edges, nulls)
+    return _layer_graphs(firings, observed["graphs"], nulls)
+
+
+def draws_left(parts: Parts, name: str, nulls: int) -> int:
+    """Of a layer's draws of both nulls, those that are still to be worked out."""
+    return sum(not parts.has(f"{name}_rewired_{draw}") for draw in range(nulls))
 
 
 def _observed(firings: Firings, settings: GraphSettings) -> Part:
     """Every graph as it is, in the order of `joint_counts`, and how long a null draw may take."""
     most = settings.top_edges or most_edges(firings.n_units)
     selected, plain = [], []
-    began = time.monotonic()
-    for counts, strata in joint_counts(firings):
+    began, aside = time.monotonic(), 0.0
+    for counts, strata in joint_counts(firings, settings.device):
         found = select_edges(counts, strata, most, significant_only=not settings.top_edges)
         selected.append(found)
-        plain.append(plain_modularity(counts, int(strata.n_tokens.sum()), settings.library))
+        counted = time.monotonic()
+        plain.append(plain_modularity(counts.cpu(), int(strata.n_tokens.sum()), settings.library))
+        aside += time.monotonic() - counted
     counted = time.monotonic()
     graphs = [_graph(each, firings.n_units, settings) for each in selected]
     searched = time.monotonic()
     for each, part in zip(selected[:POOLED], graphs, strict=False):
         part["resolutions"] = _sweep(each.edges, _labels_of(part), firings, settings)
+        part["edges"] = {name: packed(getattr(each.edges, name)) for name in GRAPH_COLUMNS}
+    of_all = selected[WITHIN].edges
+    for number, part in enumerate(graphs):
+        if number != len(graphs) + WITHIN:
+            del part["labels"]
+    graphs[WITHIN]["edges"] = {name: packed(getattr(of_all, name)) for name in of_all._fields}
     return {
         "graphs": [graph | {"plain": q} for graph, q in zip(graphs, plain, strict=True)],
-        "seconds_per_draw": SHIFTING * (counted - began)
+        "seconds_per_draw": SHIFTING * (counted - began - aside)
         + SEARCHING * (searched - counted) / N_SEEDS,
     }
 
 
 def _graph(selected: Selected, n_units: int, settings: GraphSettings) -> Part:
-    """A graph's edges and communities."""
-    edges = selected.edges
-    found = find_communities(graph_of(edges, n_units), settings.seed, settings.library)
+    """A graph's communities, and what is told of it."""
+    n_edges = len(selected.edges.first)
+    found = find_communities(graph_of(selected.edges, n_units), settings.seed, settings.library)
     return {
-        "edges": {name: column.tolist() for name, column in edges._asdict().items()},
         "labels": found.labels.tolist(),
         "found": Found(
             Q=found.modularity,
@@ -160,8 +180,10 @@ def _graph(selected: Selected, n_units: int, settings: GraphSettings) -> Part:
             seed_agreement=found.agreement,
             n_communities=n_communities(found.labels),
             whole=bool(found.labels.max(initial=-1) == 0),
-            n_edges=len(edges.first),
+            n_edges=n_edges,
             n_significant=selected.n_significant,
+            n_pairs=n_units * (n_units - 1) // 2,
+            capped=not settings.top_edges and n_edges < selected.n_significant,
         )._asdict(),
     }
 
@@ -185,15 +207,10 @@ def _sweep(edges: Edges, labels: Labels, firings: Firings, settings: GraphSettin
     return rows
 
 
-def _edges_of(part: Part) -> Edges:
-    """The edges that a part keeps."""
-    first, second, joint = (
-        np.array(part["edges"][name], dtype=np.int64) for name in ("first", "second", "joint")
-    )
-    evidence, weight = (
-        np.array(part["edges"][name], dtype=np.float64) for name in ("evidence", "weight")
-    )
-    return Edges(first, second, joint, evidence, weight)
+def _graph_of(part: Part, n_units: int) -> Graph:
+    """The graph that a part keeps."""
+    first, second, weight = (unpacked(part["edges"][name]) for name in GRAPH_COLUMNS)
+    return Graph(first, second, weight, n_units)
 
 
 def _labels_of(part: Part) -> Labels:
@@ -202,28 +219,42 @@ def _labels_of(part: Part) -> Labels:
 
 
 def _layer_graphs(
-    firings: Firings, graphs: list[Part], edges: list[Edges], nulls: list[tuple[Part, Part]]
+    firings: Firings, graphs: list[Part], draws: list[tuple[Part, Part]]
 ) -> LayerGraphs:
     """The tables' rows, task by task and of all tasks."""
-    shifted, significant, rewired = (
-        np.array([draw[which][key] for draw in nulls], dtype=np.float64).reshape(-1, len(graphs))
-        for which, key in ((0, "Q"), (0, "n_significant"), (1, "Q"))
-    )
     found = [Found(**part["found"]) for part in graphs]
-    chance = [Nulls(shifted[:, n], significant[:, n], rewired[:, n]) for n in range(len(graphs))]
-    rows = [graph_row(found[n], chance[n], graphs[n]["plain"]) for n in range(len(graphs))]
-    of_all = with_pooled(rows[WITHIN], found[POOLED], chance[POOLED])
+    rows = [
+        graph_row(found[number], _nulls(draws, number), graphs[number]["plain"])
+        for number in range(len(graphs) - 1)
+    ]
+    kept = graphs[WITHIN]["edges"]
+    parts = [(ALL, graphs[WITHIN]), *zip(firings.task_names, graphs, strict=False)]
+    of_all = with_pooled(rows[-1], found[POOLED], *_pooled_nulls(draws))
     return LayerGraphs(
         rows={ALL: of_all} | dict(zip(firings.task_names, rows, strict=False)),
         units=firings.units,
         communities=_labels_of(graphs[WITHIN]),
-        edges=edges[WITHIN],
-        resolutions=[
-            {"task": name} | row
-            for name, part in [
-                (ALL, graphs[WITHIN]),
-                *zip(firings.task_names, graphs, strict=False),
-            ]
-            for row in part["resolutions"]
-        ],
+        edges=Edges(*(unpacked(kept[name]) for name in Edges._fields)),
+        resolutions=[{"task": name} | row for name, part in parts for row in part["resolutions"]],
     )
+
+
+def _nulls(draws: list[tuple[Part, Part]], number: int) -> Nulls:
+    """What the draws hold of one graph."""
+    return Nulls(
+        shifted=_column(draws, 0, "Q", number),
+        matched=_column(draws, 0, "Q_matched", number),
+        n_matched=_column(draws, 0, "n_matched", number),
+        n_significant=_column(draws, 0, "n_significant", number),
+        rewired=_column(draws, 1, "Q", number),
+    )
+
+
+def _pooled_nulls(draws: list[tuple[Part, Part]]) -> tuple[Floats, Floats]:
+    """Modularity and significant edges of the pooled null graphs."""
+    return _column(draws, 0, "Q", POOLED), _column(draws, 0, "n_significant", POOLED)
+
+
+def _column(draws: list[tuple[Part, Part]], which: int, key: str, number: int) -> Floats:
+    """`[draw]` a number of one graph."""
+    return np.array([draw[which][key][number] for draw in draws], dtype=np.float64)

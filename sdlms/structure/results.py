@@ -47,11 +47,13 @@ class Results:
         layers: ascending.
         graphs: of each layer; empty where none were made.
         threshold: the rule's name.
+        control: what was done to weights or tokens of the subject, `none` otherwise.
     """
 
     layers: list[Layer]
     graphs: dict[int, LayerGraphs]
     threshold: str
+    control: str
 
     def tables(self) -> Iterator[Table]:
         """Every table; those of graphs only where there are any."""
@@ -68,7 +70,8 @@ class Results:
             controls = {name: found.rows for name, found in each.controls.items()}
             graphs = self.graphs.get(each.layer)
             rows = graphs.rows if graphs else {}
-            yield from layer_rows(each.layer, self.threshold, each.own.rows, rows, controls)
+            keys: Row = {"layer": each.layer, "threshold": self.threshold, "control": self.control}
+            yield from layer_rows(keys, each.own.rows, rows, controls, each.identity)
 
     def _unit_rows(self) -> Iterator[Row]:
         for each in self.layers:

@@ -24,6 +24,9 @@ class Sample(Protocol):
     def quantile(self, fraction: float) -> NDArray[np.float32]:
         """`[unit]` the smallest own activation at or below which lies at least the fraction."""
 
+    def quantiles(self, fractions: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The same with a fraction of its own for each `[unit]`."""
+
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`[unit]` mean and standard deviation, of the tokens as they are."""
 
@@ -38,6 +41,11 @@ class DenseSample:
     def quantile(self, fraction: float) -> NDArray[np.float32]:
         """`[unit]`."""
         return column_quantile(self._values, fraction)
+
+    def quantiles(self, fractions: NDArray[np.float64]) -> NDArray[np.float32]:
+        """`[unit]`."""
+        pairs = zip(self._values, fractions.tolist(), strict=True)
+        return np.concatenate([column_quantile(own[None], fraction) for own, fraction in pairs])
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`[unit]` each."""
@@ -65,11 +73,15 @@ class SparseSample:
         self._n_units, self._n_tokens = n_units, n_tokens
 
     def quantile(self, fraction: float) -> NDArray[np.float32]:
+        """`[unit]`."""
+        return self.quantiles(np.full(self._n_units, fraction))
+
+    def quantiles(self, fractions: NDArray[np.float64]) -> NDArray[np.float32]:
         """`[unit]`; each unit's zeros stand between its negative entries and the others."""
         counts = self._sums(None).astype(np.int64)
         n_negative = self._sums(self._values < 0).astype(np.int64)
         n_zeros = self._n_tokens - counts
-        rank = quantile_rank(self._n_tokens, fraction)
+        rank = np.array([quantile_rank(self._n_tokens, each) for each in fractions.tolist()])
         is_entry = (rank < n_negative) | (rank >= n_negative + n_zeros)
         place = np.cumsum(counts) - counts + np.where(rank < n_negative, rank, rank - n_zeros)
         quantiles = np.zeros(self._n_units, dtype=np.float32)

@@ -1,5 +1,6 @@
 """How specialized the units of a layer are for tasks, against chance and with intervals."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ LEAST_IN_HALF = 10
 # A unit that fires on fewer tokens in all is rare: what its index says is mostly chance.
 RARE_TOKENS = 50
 FALSE_DISCOVERY_RATE = 0.05
+# Each has its own random numbers, so that one does not move the others.
+PURPOSES = ("labels", "documents", "halves")
 
 Row = dict[str, float | int | str]
 Columns = dict[str, NDArray[Any]]
@@ -58,13 +61,19 @@ class Specialization:
             documents, centred on the estimate; NaN where there is no interval. One seed draws
             the same documents for every layer over the same documents.
         shuffled: `[permutation]` mean SI_adjusted of the scored units under each permutation of
-            labels; NaN where labels cannot be permuted.
+            labels in the second half of these, chance being the mean of the first half; NaN
+            where labels cannot be permuted.
     """
 
     units: Columns
     rows: dict[str, Row]
     resamples: Floats
     shuffled: Floats
+
+    @property
+    def scored(self) -> Flags:
+        """`[unit]`, neither dead nor rare."""
+        return scored_units(self.units)
 
 
 class _Elsewhere(NamedTuple):
@@ -96,16 +105,41 @@ def specialize(
     Returns:
         Units, table rows, and what intervals over several layers are made of.
     """
-    streams = np.random.default_rng(seed).spawn(3)
-    units, shuffled = _units(counts, n_permutations, streams[0])
-    scored = ~(units["dead"] | units["rare"])
-    layer = _Layer(counts, units, scored, _elsewhere(counts, scored, n_permutations, streams[1:]))
+    units, shuffled = _units(counts, n_permutations, _stream(seed, "labels"))
+    scored = scored_units(units)
+    layer = _Layer(counts, units, scored, _elsewhere(counts, scored, n_permutations, seed))
     rows = {ALL: _row(layer, None)}
     rows |= {name: _row(layer, task) for task, name in enumerate(counts.task_names)}
     resamples = np.full(RESAMPLES, np.nan)
     if layer.elsewhere is not None:
         resamples = _adjusted_resamples(layer, layer.elsewhere, scored)
     return Specialization(units, rows, resamples, shuffled)
+
+
+def _stream(seed: int, purpose: str) -> np.random.Generator:
+    """Random numbers for one purpose."""
+    return np.random.default_rng(seed).spawn(len(PURPOSES))[PURPOSES.index(purpose)]
+
+
+def scored_units(units: Columns) -> Flags:
+    """`[unit]`, neither dead nor rare."""
+    scored: Flags = ~(units["dead"] | units["rare"])
+    return scored
+
+
+def significant_units(units: Columns) -> Floats:
+    """`[unit]` 1 where q < 0.05, 0 elsewhere; NaN for those that are not tested."""
+    return np.where(np.isnan(units["q"]), np.nan, units["q"] < FALSE_DISCOVERY_RATE)
+
+
+def resampled_documents(counts: DocumentCounts, seed: int) -> Floats | None:
+    """`[resample, document]` how often each is drawn; None where a task has none to exchange.
+
+    A seed draws the same documents for everything that is measured in them.
+    """
+    if counts.n_tasks < 2 or counts.task_documents.min() < 2:
+        return None
+    return drawn_documents(counts.tasks, RESAMPLES, _stream(seed, "documents"))
 
 
 def _units(
@@ -146,10 +180,10 @@ def _chance(
     n_permutations: int,
     generator: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """`[3, unit]` mean, sd and p, and `[permutation]`; NaN where labels cannot be permuted."""
+    """`[3, unit]` mean, sd, p; `[later permutation]`; NaN where labels cannot be permuted."""
     moments = np.full((3, counts.n_units), np.nan)
     if not defined.any() or counts.task_documents.max() < 2:
-        return moments, np.full(n_permutations, np.nan)
+        return moments, np.full(n_permutations - n_permutations // 2, np.nan)
     own, averaged = counts.counts[:, defined], scored[defined]
     chance = chance_index(own, counts.n_tokens, counts.tasks, averaged, n_permutations, generator)
     moments[:, defined] = chance.mean, chance.sd, chance.p
@@ -157,20 +191,17 @@ def _chance(
 
 
 def _elsewhere(
-    counts: DocumentCounts,
-    scored: Flags,
-    n_permutations: int,
-    streams: list[np.random.Generator],
+    counts: DocumentCounts, scored: Flags, n_permutations: int, seed: int
 ) -> _Elsewhere | None:
     """Documents resampled and halved; None where documents, tasks or units are too few."""
-    fewest = int(counts.task_documents.min())
-    if counts.n_tasks < 2 or fewest < 2 or not scored.any():
+    draws = resampled_documents(counts, seed)
+    if draws is None or not scored.any():
         return None
     own, tokens, tasks = counts.counts[:, scored], counts.n_tokens, counts.tasks
-    draws, halves = streams
-    resampled = weighted_index(own, tokens, tasks, drawn_documents(tasks, RESAMPLES, draws))
-    if fewest < LEAST_DOCUMENTS:
+    resampled = weighted_index(own, tokens, tasks, draws)
+    if counts.task_documents.min() < LEAST_DOCUMENTS:
         return _Elsewhere(resampled, None)
+    halves = _stream(seed, "halves")
     first = random_halves(tasks, HALVES, halves)
     n_each = max(LEAST_IN_HALF, n_permutations // HALF_SHARE)
     both = np.concatenate([first, ~first])
@@ -185,7 +216,6 @@ def _row(layer: _Layer, task: int | None) -> Row:
     if task is not None:
         group = group & (units["preferred_task"] == task)
         documents, tokens = documents[[task]], tokens[[task]]
-    significant = np.where(np.isnan(units["q"]), np.nan, units["q"] < FALSE_DISCOVERY_RATE)
     low, high, adjusted_low, adjusted_high, reliability = _from_documents(layer, group)
     return {
         "documents": int(documents.sum()),
@@ -194,18 +224,19 @@ def _row(layer: _Layer, task: int | None) -> Row:
         "units_dead": int(units["dead"].sum()),
         "units_rare": int(units["rare"].sum()),
         "units_scored": int(group.sum()),
-        "SI": _mean(units["SI"], group),
+        "firing_rate": mean_over(units["firing_rate"], group),
+        "SI": mean_over(units["SI"], group),
         "SI_low": low,
         "SI_high": high,
-        "SI_plain": _mean(units["SI_plain"], group),
-        "SI_chance": _mean(units["SI_chance"], group),
-        "SI_adjusted": _mean(units["SI_adjusted"], group),
+        "SI_plain": mean_over(units["SI_plain"], group),
+        "SI_chance": mean_over(units["SI_chance"], group),
+        "SI_adjusted": mean_over(units["SI_adjusted"], group),
         "SI_adjusted_low": adjusted_low,
         "SI_adjusted_high": adjusted_high,
-        "significant_fraction": _mean(significant, group),
-        "mutual_information_nats": _mean(units["mutual_information_nats"], group),
+        "significant_fraction": mean_over(significant_units(units), group),
+        "mutual_information_nats": mean_over(units["mutual_information_nats"], group),
         "split_half_reliability": reliability,
-        "SI_reason": _reason(layer, group),
+        "SI_reason": _reason(layer, group, reliability),
     }
 
 
@@ -219,7 +250,7 @@ def _from_documents(layer: _Layer, group: Flags) -> tuple[float, float, float, f
     if elsewhere.halves is not None:
         reliability = split_half_reliability(*elsewhere.halves[..., own])
     return (
-        *percentile_interval(centred(resampled, _mean(layer.units["SI"], group))),
+        *percentile_interval(centred(resampled, mean_over(layer.units["SI"], group))),
         *percentile_interval(_adjusted_resamples(layer, elsewhere, group)),
         reliability,
     )
@@ -229,15 +260,15 @@ def _adjusted_resamples(layer: _Layer, elsewhere: _Elsewhere, group: Flags) -> F
     """`[resample]` mean SI_adjusted of a group, with E0 as in the data, centred."""
     chance = layer.units["SI_chance"][group]
     adjusted = (elsewhere.resampled[:, group[layer.scored]] - chance) / (1 - chance)
-    return centred(adjusted.mean(axis=1), _mean(layer.units["SI_adjusted"], group))
+    return centred(adjusted.mean(axis=1), mean_over(layer.units["SI_adjusted"], group))
 
 
-def _mean(values: NDArray[Any], group: Flags) -> float:
+def mean_over(values: NDArray[Any], group: Flags) -> float:
     """Mean over a group of units; NaN without one."""
     return float(values[group].mean()) if group.any() else float("nan")
 
 
-def _reason(layer: _Layer, group: Flags) -> str:
+def _reason(layer: _Layer, group: Flags, reliability: float) -> str:
     """Why numbers of a row are NaN, the gravest cause; empty where all are defined."""
     documents = layer.counts.task_documents
     halves = "no split-half reliability with fewer than"
@@ -250,5 +281,6 @@ def _reason(layer: _Layer, group: Flags) -> str:
         "a task has one document: no interval": documents.min() < 2,
         f"{halves} {LEAST_DOCUMENTS} documents of a task": documents.min() < LEAST_DOCUMENTS,
         f"{halves} {LEAST_UNITS} units": group.sum() < LEAST_UNITS,
+        "no split-half reliability: all units are alike in every half": math.isnan(reliability),
     }
     return next((cause for cause, holds in causes.items() if holds), "")

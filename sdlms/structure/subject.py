@@ -20,6 +20,7 @@ from sdlms.structure.captured import (
     COUNTS,
     SPARSITY,
     captured_rules,
+    check_counts,
     read_counts_of,
     site_among,
 )
@@ -129,6 +130,8 @@ def open_subject(
     own = captured.get((site, chosen[0])) or _own_rule(source)
     wanted = own if rule.kind == "auto" else rule
     _check_rule(run, wanted, own, source)
+    if captured:
+        check_counts(run, site, chosen)
     counted = run.path / COUNTS if captured and wanted == own else None
     return Subject(
         run=run,

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from math import nan
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.structure.firing import ALL
+from sdlms.structure.threshold_rule import rule_named
 
 Cell = str | int | float | None
 Row = dict[str, Cell]
@@ -17,10 +17,13 @@ MEAN = "mean"  # the rows of controls.csv that are of all layers
 FEWEST_DOCUMENTS = 200
 FEWEST_TASKS = 6
 # Where mean lengths differ more between tasks, shuffled tasks mix long and short documents, and
-# adjusted SI comes out up to 0.004 too low (0.015 at a ratio of 16).
-MOST_UNEQUAL = 4.0
+# adjusted SI comes out too low: by 0.0024 at a ratio of 2.5, 0.004 at 4, 0.015 at 16.
+MOST_UNEQUAL = 2.5
+# A quantile rule whose rate is off by more than this share of it does not do what it says.
+MOST_MISSED = 0.2
 # What the columns of a control are called.
-CONTROL_NAMES = {"reinit": "reinit", "permute-tokens": "permuted"}
+FRESH_NAMES = {"reinit": "reinit", "reinit-matched": "reinit_matched"}
+CONTROL_NAMES = FRESH_NAMES | {"permute-tokens": "permuted"}
 
 
 def with_interval(name: str) -> list[str]:
@@ -28,23 +31,28 @@ def with_interval(name: str) -> list[str]:
     return [name, f"{name}_low", f"{name}_high"]
 
 
-KEYS = ["layer", "task", "SI", "Q", "n_communities", "threshold"]
+KEYS = ["layer", "task", "SI", "Q", "n_communities", "threshold", "control"]
 SIZES = ["documents", "tokens", "units", "units_dead", "units_rare", "units_scored"]
 SPECIALIZATION = [
-    *("SI_low", "SI_high", "SI_plain", "SI_chance"),
+    *("firing_rate", "SI_low", "SI_high", "SI_plain", "SI_chance"),
     *with_interval("SI_adjusted"),
     *("significant_fraction", "mutual_information_nats", "split_half_reliability"),
 ]
 CONTROLLED = [f"SI_adjusted_{name}" for name in CONTROL_NAMES.values()]
-CONTROLS = [*chain.from_iterable(map(with_interval, CONTROLLED)), "token_identity_fraction"]
+CONTROLS = [
+    *chain.from_iterable(map(with_interval, CONTROLLED)),
+    *(f"significant_fraction_{name}" for name in CONTROL_NAMES.values()),
+    *with_interval("token_identity_fraction"),
+]
 GRAPH = [
     *("Q_best", "Q_plain", "Q_null_mean", "Q_null_sd", "z_Q"),
     *("Q_rewired_mean", "Q_rewired_sd", "z_Q_rewired"),
-    *("n_edges", "n_significant_edges", "n_significant_null_mean", "seed_agreement"),
+    *("n_edges", "n_edges_matched", "edge_density"),
+    *("n_significant_edges", "n_significant_null_mean", "seed_agreement"),
 ]
 POOLED = [
-    *("Q_pooled", "Q_pooled_null_mean", "Q_pooled_null_sd", "z_Q_pooled"),
-    *("n_edges_pooled", "n_significant_edges_pooled", "n_communities_pooled"),
+    *("Q_pooled", "Q_pooled_null_mean", "Q_pooled_null_sd", "n_edges_pooled"),
+    *("n_significant_edges_pooled", "n_significant_pooled_null_mean", "n_communities_pooled"),
 ]
 REASONS = ["SI_reason", "Q_reason", "warning"]
 COLUMNS = [*KEYS, *SIZES, *SPECIALIZATION, *CONTROLS, *GRAPH, *POOLED, *REASONS]
@@ -55,7 +63,10 @@ UNIT_COLUMNS = [
     *("mutual_information_nats", "dead", "rare", "community"),
 ]
 COMMUNITY_COLUMNS = ["layer", "unit", "community", "preferred_task"]
-CONTROL_COLUMNS = ["layer", "control", *with_interval("SI_adjusted"), "units_scored"]
+CONTROL_COLUMNS = [
+    *("layer", "control", *with_interval("SI_adjusted")),
+    *("significant_fraction", "firing_rate", "units_scored"),
+]
 RESOLUTION_COLUMNS = ["layer", "task", "resolution", "Q", "n_communities", "agreement"]
 CURVE_COLUMNS = [
     *("layer", "threshold", "firing_rate", "units_scored", "SI", "SI_plain"),
@@ -74,13 +85,13 @@ def warnings_of(
         task_tokens: tokens of each.
     """
     few = {
-        task: f"{n} documents, fewer than {FEWEST_DOCUMENTS}"
+        task: f"fewer than {FEWEST_DOCUMENTS} documents ({n})"
         for task, n in task_documents.items()
         if n < FEWEST_DOCUMENTS
     }
     of_all = []
     if (n_tasks := len(task_documents)) < FEWEST_TASKS:
-        of_all.append(f"{n_tasks} tasks, fewer than {FEWEST_TASKS}")
+        of_all.append(f"fewer than {FEWEST_TASKS} tasks ({n_tasks})")
     if few:
         of_all.append(f"tasks with fewer than {FEWEST_DOCUMENTS} documents: {', '.join(few)}")
     lengths = {task: task_tokens[task] / n for task, n in task_documents.items()}
@@ -93,50 +104,69 @@ def warnings_of(
     return {ALL: "; ".join(of_all), **few}
 
 
+def rate_warning(threshold: str, rates: Sequence[float]) -> str:
+    """That a quantile rule misses its rate, where it does by more than a fifth of it.
+
+    Args:
+        threshold: the rule's name.
+        rates: shares of tokens on which units of layers fire.
+
+    Returns:
+        Empty where no rate is off, and for other rules.
+    """
+    rule = rule_named(threshold)
+    meant = 1 - rule.value
+    off = [rate for rate in rates if abs(rate - meant) > MOST_MISSED * meant]
+    if rule.kind != "quantile" or not off:
+        return ""
+    found = "-".join(f"{100 * rate:.2g}" for rate in dict.fromkeys((min(off), max(off))))
+    return (
+        f"units fire on {found} % of tokens, not on {100 * meant:.2g} %: many tokens share the "
+        "value of a unit's quantile (compare with reinit-matched)"
+    )
+
+
 def layer_rows(
-    layer: int,
-    threshold: str,
+    keys: Mapping[str, Cell],
     specialization: Mapping[str, Mapping[str, Cell]],
     graph: Mapping[str, Mapping[str, Cell]],
     controls: Mapping[str, Mapping[str, Mapping[str, Cell]]],
+    identity: Mapping[str, Mapping[str, Cell]],
 ) -> Iterator[Row]:
     """Rows of `si_modularity.csv`: one of all tasks, then one of each.
 
     Args:
-        layer: of the model.
-        threshold: the rule.
+        keys: what all rows of a layer share: layer, threshold (the rule's name), control.
         specialization: columns of each row, by task or `all`.
         graph: the same of the graphs; empty where none were made.
-        controls: `control -> task -> columns` of specialization.
+        controls: `control -> task -> columns` of specialization; those of permuted tokens are
+            not taken from here.
+        identity: `task -> columns` of what permuted tokens keep; empty without them.
     """
     documents, tokens = (
         {task: int(str(row[name])) for task, row in specialization.items() if task != ALL}
         for name in ("documents", "tokens")
     )
     warnings = warnings_of(documents, tokens)
+    missed = rate_warning(str(keys["threshold"]), [float(specialization[ALL]["firing_rate"] or 0)])
+    warnings[ALL] = "; ".join(filter(None, [warnings[ALL], missed]))
     for task, found in specialization.items():
         row: Row = dict.fromkeys(COLUMNS)
-        row |= {"layer": layer, "task": task, "threshold": threshold}
-        row |= {"warning": warnings.get(task, ""), **found, **graph.get(task, {})}
-        yield row | _controlled(found, {name: own[task] for name, own in controls.items()})
+        row |= {**keys, "task": task, **found, **graph.get(task, {}), **identity.get(task, {})}
+        row["warning"] = "; ".join(filter(None, [warnings.get(task), str(row["warning"] or "")]))
+        yield row | _fresh({name: own[task] for name, own in controls.items()})
 
 
-def _controlled(own: Mapping[str, Cell], controls: Mapping[str, Mapping[str, Cell]]) -> Row:
-    """What the controls say of one row, and how much of it is token identity."""
+def _fresh(controls: Mapping[str, Mapping[str, Cell]]) -> Row:
+    """What fresh weights say of one row: of those of their units that prefer its task."""
     cells: Row = {}
-    for control, name in CONTROL_NAMES.items():
+    for control, name in FRESH_NAMES.items():
         if control in controls:
             for column in with_interval("SI_adjusted"):
                 cells[column.replace("adjusted", f"adjusted_{name}")] = controls[control][column]
-    if "permute-tokens" in controls:
-        cells["token_identity_fraction"] = _share(controls["permute-tokens"], own)
+            share = controls[control]["significant_fraction"]
+            cells[f"significant_fraction_{name}"] = share
     return cells
-
-
-def _share(control: Mapping[str, Cell], own: Mapping[str, Cell]) -> float:
-    """Specialization of the control as a share of the model's, NaN where that has none."""
-    part, whole = (float(row["SI_adjusted"] or 0) for row in (control, own))
-    return part / whole if float(own["SI_adjusted_low"] or 0) > 0 else nan
 
 
 def unit_rows(

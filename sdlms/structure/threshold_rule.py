@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from sdlms.errors import UserError
 
 ZERO = "zero"
+LARGEST = 3.4e38  # of float32
 
 
 class ThresholdRule(NamedTuple):
@@ -45,7 +46,10 @@ def parse_threshold(word: str) -> ThresholdRule:
         return AUTO
     kind, _, number = word.partition(":")
     if kind == "fixed":
-        return ThresholdRule("fixed", _finite(word, number))
+        threshold = _finite(word, number)
+        if abs(threshold) > LARGEST:
+            raise UserError(f"--threshold {word}: no activation in float32 is that large.")
+        return ThresholdRule("fixed", threshold)
     if kind == "quantile":
         fraction = _finite(word, number)
         if not 0 < fraction < 1:

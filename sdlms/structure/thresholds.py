@@ -36,6 +36,31 @@ def thresholds_of(subject: Subject, layer: int) -> NDArray[np.float32]:
     return thresholds
 
 
+def matched_thresholds(
+    subject: Subject, layer: int, rates: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Above what each unit fires as often as it shall, going by the sample.
+
+    Args:
+        subject: with activations by token.
+        layer: of its layers.
+        rates: `[unit]` shares of tokens; less is reached where many tokens share a value.
+
+    Returns:
+        `[unit]` float32; infinite for a rate of 0 (never fires) and of 1 (always).
+
+    Raises:
+        UserError: the run is damaged.
+        ValueError: it kept no activations.
+    """
+    thresholds = np.empty(subject.n_units, dtype=np.float32)
+    for units, sample in samples_of(subject, layer):
+        thresholds[units] = sample.quantiles(1 - rates[units])
+    # The sample's ends are not those of all tokens.
+    thresholds[rates <= 0], thresholds[rates >= 1] = np.inf, -np.inf
+    return thresholds
+
+
 def curve_thresholds(subject: Subject, layer: int) -> dict[str, NDArray[np.float32]]:
     """The thresholds of a curve: `zero`, quantiles, and mean plus two standard deviations.
 

@@ -10,7 +10,8 @@ from sdlms.errors import UserError
 from sdlms.progress import readable_bytes, readable_seconds
 from sdlms.runs.folder import bytes_on_disk, has_meta
 from sdlms.runs.meta import META, Record
-from sdlms.runs.reading import Run, find_any, list_runs, removable, remove, verify
+from sdlms.runs.reading import Run, find_any, list_runs, removable, remove
+from sdlms.runs.verifying import verify
 from sdlms.runs.writing import RunOptions
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False)

@@ -12,7 +12,10 @@ from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.storage.tables import write_table
 
 COLUMNS = ["layer", "control", "SI_adjusted", "SI_adjusted_low", "SI_adjusted_high", "units_scored"]
-LEVELS = {"none": 0.3, "shuffled-labels": 0.0, "reinit": 0.1, "permute-tokens": 0.25}
+LEVELS = {
+    **{"none": 0.3, "shuffled-labels": 0.0, "reinit": 0.1},
+    **{"reinit-matched": 0.15, "permute-tokens": 0.25},
+}
 
 
 def make_run(artifacts: Path, model: str, controls: list[str], layers: int = 3) -> Run:
@@ -68,8 +71,9 @@ def test_a_control_looks_the_same_whoever_stands_beside_it(tmp_path: Path) -> No
     assert len(set(looks.values())) == len(looks)
 
 
-def test_nothing_overlaps(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path, name, list(LEVELS), n) for name, n in (("a", 3), ("b", 6))]
+@pytest.mark.parametrize("n_runs", [1, 2, 3, 5])
+def test_nothing_overlaps(tmp_path: Path, n_runs: int) -> None:
+    runs = [make_run(tmp_path, f"model-{n}", list(LEVELS), 2 + n) for n in range(n_runs)]
     figure = controls_figure(runs, "a title")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -65,7 +65,8 @@ def test_each_permutation_is_that_of_a_loop(scale: int) -> None:
     mean = every.mean(axis=0)
     assert found.mean == pytest.approx(mean, abs=1e-7)
     assert found.sd == pytest.approx(every.std(axis=0), abs=1e-6)
-    adjusted = ((every - mean) / (1 - mean))[:, averaged].mean(axis=1)
+    known = every[:30].mean(axis=0)
+    adjusted = ((every[30:] - known) / (1 - known))[:, averaged].mean(axis=1)
     assert found.adjusted == pytest.approx(adjusted, abs=1e-6)
     higher = (every >= index_of(counts, n_tokens, tasks.tolist()) - ROUNDING).sum(axis=0)
     assert found.p == pytest.approx((1 + higher) / 61)
@@ -96,10 +97,17 @@ def test_p_is_uniform_where_labels_mean_nothing() -> None:
     assert p.min() >= 1 / 301
 
 
-def test_a_permutation_is_zero_on_average() -> None:
-    found = chance_of(documents(4), 500)
-    assert found.adjusted.shape == (500,)
-    assert found.adjusted.mean() == pytest.approx(0, abs=1e-12)
+def test_later_permutations_are_zero_but_for_the_noise_of_both_halves() -> None:
+    found = chance_of(documents(4), 501)
+    assert found.adjusted.shape == (251,)
+    error = found.adjusted.std() * np.sqrt(1 / 250 + 1 / 251)
+    assert 1e-9 < abs(found.adjusted.mean()) < 4 * error
+
+
+def test_one_permutation_has_nothing_to_be_compared_with() -> None:
+    found = chance_of(documents(4), 1)
+    assert np.isnan(found.adjusted).all() and len(found.adjusted) == 1
+    assert np.isfinite(found.mean).all()
 
 
 def test_units_that_labels_cannot_change_have_p_one() -> None:

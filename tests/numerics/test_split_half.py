@@ -49,6 +49,8 @@ def test_what_cannot_correlate_is_nan() -> None:
     values = np.random.default_rng(0).normal(size=(3, 5))
     assert np.isnan(split_half_reliability(values[:, :2], values[:, :2]))
     assert np.isnan(split_half_reliability(values, np.ones((3, 5))))
+    rounded = 1 + 1e-8 * values
+    assert np.isnan(split_half_reliability(rounded, rounded))
     some = np.where(np.arange(3)[:, None] > 0, values, 1.0)
     assert split_half_reliability(some, some) == pytest.approx(1)
 

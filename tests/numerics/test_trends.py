@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sdlms.numerics.trends import slope_interval, slope_per_decade, spearman
+from sdlms.numerics.trends import COVERAGE_OF_FEW, slope_interval, slope_per_decade, spearman
 
 SIZES = np.array([379_824, 1_037_376, 2_389_248, 9_000_000, 70_000_000])
 
@@ -134,6 +134,19 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         low, high = slope_interval(sizes, 0.2 * np.log10(sizes) + noise, n_resamples=400, seed=seed)
         covered += low <= 0.2 <= high
     assert 0.85 <= covered / 200 <= 0.985
+
+
+@pytest.mark.parametrize("n_models", sorted(COVERAGE_OF_FEW))
+def test_how_often_the_interval_of_few_models_covers_is_exact(n_models: int) -> None:
+    """Every order of one noise is as likely; the truth, a slope of 0.2, lies in these intervals."""
+    sizes = np.geomspace(1e6, 1e9, n_models)
+    noise = np.random.default_rng(4).normal(size=n_models)
+    orders = list(itertools.permutations(noise.tolist()))
+    covered = 0
+    for order in orders:
+        low, high = slope_interval(sizes, 0.2 * np.log10(sizes) + order, n_resamples=3000)
+        covered += low <= 0.2 <= high
+    assert covered / len(orders) == pytest.approx(COVERAGE_OF_FEW[n_models])
 
 
 def test_fewer_than_three_sizes_have_no_interval() -> None:

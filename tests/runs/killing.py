@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sdlms.runs import writing
-from sdlms.runs.reading import Run, list_runs, remove, verify
+from sdlms.runs.reading import Run, list_runs, remove
+from sdlms.runs.verifying import verify
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.storage.files import write_atomically
 

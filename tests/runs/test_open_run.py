@@ -9,7 +9,8 @@ from sdlms.progress import LOGGER
 from sdlms.runs.folder import hidden_name
 from sdlms.runs.meta import META, seal_difference
 from sdlms.runs.open_run import LOG, OpenRun
-from sdlms.runs.reading import Run, differences
+from sdlms.runs.reading import Run
+from sdlms.runs.verifying import differences
 
 
 @pytest.fixture

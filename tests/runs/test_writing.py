@@ -20,7 +20,8 @@ from sdlms.runs import reading as runs
 from sdlms.runs.folder import hidden_name, is_partial, make_read_only
 from sdlms.runs.meta import META
 from sdlms.runs.provenance import provenance
-from sdlms.runs.reading import Run, list_runs, remove, verify
+from sdlms.runs.reading import Run, list_runs, remove
+from sdlms.runs.verifying import verify
 from sdlms.runs.writing import RunOptions, RunWriter
 
 KILLING = Path(__file__).with_name("killing.py")

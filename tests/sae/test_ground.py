@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdlms.runs.reading import Run, verify
+from sdlms.runs.reading import Run
+from sdlms.runs.verifying import verify
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.sae.documents import Budgets, documents_by_role
 from sdlms.sae.ground import (

@@ -28,7 +28,9 @@ Changed = Callable[[dict[str, Cell]], dict[str, Cell]]
 def model_of(size: str, **changed: Any) -> dict[str, Any]:
     """A model as `meta.jsonl` records it."""
     record = {"name": size, "revision": None, "n_layers": DEPTHS[size]}
-    return {**record, "n_parameters": SIZES[size], **changed}
+    record |= {"n_parameters": SIZES[size], **changed}
+    digest = f"{record['name']}@{record['revision']}"
+    return {"weights": {"model.safetensors": digest}} | record
 
 
 def written(
@@ -39,11 +41,12 @@ def written(
     tables: Mapping[str, tuple[Sequence[str], Sequence[Mapping[str, Cell]]]],
     label: str | None = None,
     counts: Callable[[Path], None] | None = None,
+    decided: Settings | None = None,
 ) -> Run:
     """A complete run."""
     options = RunOptions(artifacts=work / "artifacts", label=label)
     with RunWriter(stage, {"seed": 0, **config}, options) as out:
-        out.start(resolved, {})
+        out.start(resolved, decided or {})
         for name, (columns, rows) in tables.items():
             write_table(out.path / name, columns, rows)
             out.output(name, columns=columns)
@@ -142,8 +145,12 @@ def modular(
     kind: str = "neuron",
     control: str = "none",
     change: Changed = lambda row: row,
+    encoded_site: str | None = None,
+    model: Settings | None = None,
+    louvain: str | None = "igraph",
+    nulls: int = 20,
 ) -> Run:
-    """An si-modularity run of every layer whose SI is chosen."""
+    """An si-modularity run of every layer whose SI is chosen; `louvain` is None without graphs."""
     rows = []
     for layer in range(DEPTHS[name]):
         for task in ("all", *tasks):
@@ -151,16 +158,21 @@ def modular(
             row |= {"layer": layer, "task": task, "threshold": threshold, "SI": level}
             row |= {"SI_low": level - 0.01, "SI_high": level + 0.02, "SI_adjusted": level / 2}
             row |= {"SI_adjusted_low": 0.0, "SI_adjusted_high": 1.0, "Q": 0.4, "z_Q": math.nan}
-            row["Q_pooled"] = 0.6 if task == "all" else None
+            row["n_communities"] = 5 if task == "all" else None
             rows.append(change(row))
     resolved = {
-        **{"model": model_of(name), "acts": "gone" if acts is None else acts.name},
+        **{"model": model or model_of(name), "acts": "gone" if acts is None else acts.name},
         **{"site": site, "kind": kind, "threshold": threshold, "tasks": list(tasks)},
-        "control": control,
+        **{"control": control, "encoded_site": encoded_site},
     }
-    config = {"layers": ["all"], "top_edges": 0}
+    graph = louvain is not None
     return written(
-        work, "si-modularity", config, resolved, {"si_modularity.csv": (SI_COLUMNS, rows)}
+        work,
+        "si-modularity",
+        {"layers": ["all"], "graph": graph, "top_edges": 0, "nulls": nulls},
+        resolved,
+        {"si_modularity.csv": (SI_COLUMNS, rows)},
+        decided={"louvain": louvain} if graph else {},
     )
 
 

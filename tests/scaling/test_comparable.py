@@ -70,10 +70,40 @@ def test_two_runs_of_the_same_units_are_refused(tmp_path: Path) -> None:
 
 def test_other_units_are_refused(tmp_path: Path) -> None:
     runs = [
-        modular(tmp_path, "small", site="sae_latents", kind="latent"),
+        modular(tmp_path, "small", site="sae_latents", kind="latent", encoded_site="mlp_act"),
         modular(tmp_path, "medium"),
     ]
-    assert "latents of sae_latents in small and of neurons of mlp_act in medium" in refusal(*runs)
+    assert "latents of mlp_act in small and of neurons of mlp_act in medium" in refusal(*runs)
+
+
+def test_latents_of_other_sites_are_other_units(tmp_path: Path) -> None:
+    def latents(model: str, site: str) -> Run:
+        return modular(tmp_path, model, site="sae_latents", kind="latent", encoded_site=site)
+
+    runs = [latents("small", "mlp_act"), latents("medium", "resid_post")]
+    message = refusal(*runs)
+    assert "latents of mlp_act in small and of latents of resid_post in medium" in message
+    both = [latents("small", "resid_post"), latents("medium", "mlp_act")]
+    check_comparable(sources(*runs, *both))  # of one model two runs, but not of the same latents
+
+
+def test_one_model_under_two_names_is_refused(tmp_path: Path) -> None:
+    weights = {"model.safetensors": "6d0f"}
+    runs = [
+        captured(tmp_path, "small", model=model_of("small", name="here", weights=weights)),
+        captured(tmp_path, "small", model=model_of("small", name="there", weights=weights)),
+    ]
+    expected = (
+        f"--runs: {runs[0].name} (here) and {runs[1].name} (there) are of one model under two "
+        "names: the sha256 of their weights is the same. Leave one name out."
+    )
+    assert refusal(*runs) == expected
+    assert refusal(*runs, captured(tmp_path, "medium")) == expected
+    # Of another stage too: there it would be a model that has no partner.
+    trainings = [trained(tmp_path, name) for name in ("medium", "large")]
+    trainings.append(trained(tmp_path, "small", model=model_of("small", name="b", weights=weights)))
+    captures = [runs[0], captured(tmp_path, "medium")]
+    assert "are of one model under two names" in refusal(*captures, *trainings)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +129,27 @@ def test_other_units_are_refused(tmp_path: Path) -> None:
             lambda work: trained(work, "medium"),
             "--arch is standard in",
         ),
+        (
+            lambda work: modular(work, "small", louvain="networkx"),
+            lambda work: modular(work, "medium"),
+            "louvain is networkx in",
+        ),
+        (
+            lambda work: modular(work, "small", nulls=5),
+            lambda work: modular(work, "medium"),
+            "--nulls is 5 in",
+        ),
     ],
 )
 def test_other_rules_are_refused(tmp_path: Path, first: Make, other: Make, expected: str) -> None:
     message = refusal(first(tmp_path), other(tmp_path))
     assert expected in message and message.endswith("Make both by the same rule.")
+
+
+def test_without_graphs_their_settings_do_not_matter(tmp_path: Path) -> None:
+    runs = [modular(tmp_path, "small", louvain=None), modular(tmp_path, "medium", nulls=5)]
+    check_comparable(sources(*runs))
+    check_comparable(sources(*runs[::-1]))
 
 
 def test_other_tasks_are_refused(tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ def test_every_column_is_one_that_the_stage_writes(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", sorted(set(TABLES) & set(STAGES)))
 def test_settings_that_must_agree_are_settings_of_the_stage(stage: str) -> None:
-    assert set(TABLES[stage].settings) <= {field.name for field in fields(STAGES[stage].Config)}
+    table, known = TABLES[stage], {field.name for field in fields(STAGES[stage].Config)}
+    assert {*table.settings, *table.of_graphs} <= known
+    assert "graph" in known or not table.of_graphs
 
 
 def test_an_interval_that_the_table_has_is_read() -> None:

@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,18 @@ def found(source: Source, metric: str, task: str, layer: int) -> Value:
 
 
 def rewritten(run: Run, file: str, old: str, new: str) -> Run:
-    """The same run, one of whose files was changed."""
-    path = run.path / file
-    path.chmod(0o644)
+    """The same run as if it had been made with another content of one file."""
+    path, meta = run.path / file, run.path / "meta.jsonl"
+    for each in (path, meta):
+        each.chmod(0o644)
+    before = path.read_bytes()
     path.write_text(path.read_text().replace(old, new))
+    after = path.read_bytes()
+    for one, other in (
+        (sha256(before).hexdigest(), sha256(after).hexdigest()),
+        (f'"bytes": {len(before)}', f'"bytes": {len(after)}'),
+    ):
+        meta.write_text(meta.read_text().replace(one, other))
     return Run(run.path)
 
 
@@ -66,16 +76,38 @@ def test_an_empty_cell_is_no_value_and_nan_is_one(tmp_path: Path) -> None:
     source = read_source(modular(tmp_path, "medium"))
     assert source.subjects == [Subject("mlp_act", "neuron")]
     assert source.tasks == ["all", "qa", "math"]
-    pooled = [value.task for value in source.values if value.metric.name == "Q_pooled"]
-    assert pooled == ["all"] * 4
+    counted = [value.task for value in source.values if value.metric.name == "n_communities"]
+    assert counted == ["all"] * 4
     assert math.isnan(found(source, "z_Q", "qa", 0).value)
     assert found(source, "SI", "qa", 3)[4:] == pytest.approx((0.1, 0.09, 0.12))
     assert source.rules["the threshold rule of mlp_act"] == "quantile:0.9"
 
 
 def test_the_run_says_what_its_units_are(tmp_path: Path) -> None:
-    source = read_source(modular(tmp_path, "medium", site="sae_latents", kind="latent"))
-    assert source.subjects == [Subject("sae_latents", "latent")]
+    latents = modular(tmp_path, "medium", site="sae_latents", kind="latent", encoded_site="mlp_act")
+    source = read_source(latents)
+    assert source.subjects == [Subject("mlp_act", "latent")]
+    assert source.rules == {
+        "--top-edges": "0",
+        "--nulls": "20",
+        "louvain": "igraph",
+        "the threshold rule of mlp_act": "quantile:0.9",
+    }
+    without = read_source(modular(tmp_path, "medium", louvain=None))
+    assert list(without.rules) == ["the threshold rule of mlp_act"]
+
+
+def test_latents_of_an_unknown_site_are_refused(tmp_path: Path) -> None:
+    run = modular(tmp_path, "medium", site="sae_latents", kind="latent")
+    earlier = rewritten(run, "meta.jsonl", '"encoded_site": null', '"seed": 0')
+    with pytest.raises(UserError, match=r"of which site its latents are.*: sdlms si-modularity$"):
+        read_source(earlier)
+
+
+def test_weights_are_known_by_their_hashes(tmp_path: Path) -> None:
+    shards = {"b": "02", "a": "10"}
+    run = captured(tmp_path, "small", model=model_of("small", weights=shards))
+    assert read_source(run).weights == ("02", "10")
 
 
 def test_a_revision_is_another_model(tmp_path: Path) -> None:
@@ -98,10 +130,13 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     run = trained(tmp_path, "small")
     with pytest.raises(UserError, match=r"has no row to read\. See: sdlms runs verify"):
         read_source(rewritten(run, "sae.csv", ",1,", ",0,"))
-    run.path.chmod(0o755)
-    (run.path / "sae.csv").unlink()
-    with pytest.raises(UserError, match=r"cannot read .*sae\.csv \(No such file"):
-        read_source(Run(run.path))
-    (run.path / "sae.csv").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match=r"cannot read .*sae\.csv \(it is no text\)"):
+
+
+@pytest.mark.parametrize("change", [lambda _: b"", lambda old: old[:-30], lambda _: b"\xff\xfe"])
+def test_a_damaged_table_is_one_line(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    run = trained(tmp_path, "small")
+    path = run.path / "sae.csv"
+    path.chmod(0o644)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=rf"sae\.csv is damaged .* verify {run.name}$"):
         read_source(Run(run.path))

@@ -29,7 +29,8 @@ def test_a_trend_is_that_of_scipy(tmp_path: Path) -> None:
     slope = stats.linregress(np.log10(sizes), heights).slope
     assert row["slope_per_decade"] == pytest.approx(slope)
     assert float(str(row["slope_low"])) < slope < float(str(row["slope_high"]))
-    assert (row["n_models"], row["n_missing"], row["reason"]) == (4, 0, "")
+    assert (row["n_models"], row["n_missing"]) == (4, 0)
+    assert row["reason"] == "4 models: the interval covers about 92%, not 95%"
     assert (row["smallest_model"], row["largest_model"]) == ("small", "huge")
     assert (row["value_of_smallest"], row["value_of_largest"]) == (0.1, 0.7)
     assert (row["value_least"], row["value_most"]) == (0.1, 0.7)
@@ -43,7 +44,17 @@ def test_missing_values_are_left_out_and_counted(tmp_path: Path) -> None:
     )
     assert (row["n_models"], row["n_missing"]) == (3, 1)
     assert (row["spearman"], row["p_value"]) == (1, pytest.approx(1 / 3))
+    assert row["reason"] == "3 models: the interval covers about 67%, not 95%"
     assert row == without | {"n_missing": 1}
+
+
+def test_five_models_have_no_reason(tmp_path: Path) -> None:
+    runs = [captured(tmp_path, name, value=lambda _, own=name: SIZES[own]) for name in SIZES]
+    fifth = model_of("small", name="tiny", n_parameters=100_000)
+    runs.append(captured(tmp_path, "small", model=fifth, value=lambda _: 7))
+    found = joined(sources(*runs), [0.5], layer_at)
+    row = next(trend_row(s, 0) for s in found if s.metric.name == "activation_fraction")
+    assert (row["n_models"], row["reason"]) == (5, "")
 
 
 def test_two_sizes_have_a_slope_and_no_interval(tmp_path: Path) -> None:

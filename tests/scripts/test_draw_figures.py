@@ -1,5 +1,6 @@
 """`make figures`: what it captures, what it reuses, and what it says when models are missing."""
 
+import csv
 import shutil
 import sys
 from pathlib import Path
@@ -34,7 +35,10 @@ def test_a_model_is_captured_once_until_it_changes(tiny_model: Path, tmp_path: P
     assert draw_figures.specialized(str(model), tmp_path / "runs").path == measured.path
     assert run.start["decided"]["layers"] == [0, 1, 2, 3]
     assert run.start["decided"]["dtype"] == "float32"
-    assert not (run.path / "activations.h5").exists()
+    kept = [(each.path / "activations.h5").exists() for each in (run, *controls)]
+    assert kept == [False, True, False]  # of fresh weights, to let them fire as often
+    with (measured.path / "controls.csv").open(newline="") as file:
+        assert "reinit-matched" in {row["control"] for row in csv.DictReader(file)}
     assert draw_figures.captured(str(model), tmp_path / "runs").path == run.path
     config = model / "config.json"
     config.write_text(config.read_text() + "\n")

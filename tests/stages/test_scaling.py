@@ -178,7 +178,8 @@ def test_a_trend_over_three_models(cli: Cli, work: Path, capsys: Streams) -> Non
             assert ends == (pytest.approx(-0.2), pytest.approx(-0.1))
             assert float(row["slope_per_decade"]) == pytest.approx(-0.15)
         if row["metric"] == "SI":
-            assert (row["spearman"], row["kind"], row["reason"]) == ("1.0", "neuron", "")
+            assert (row["spearman"], row["kind"]) == ("1.0", "neuron")
+            assert row["reason"] == "3 models: the interval covers about 67%, not 95%"
 
 
 def test_depths_are_those_the_runs_were_made_with(cli: Cli, work: Path) -> None:
@@ -270,6 +271,8 @@ def test_runs_that_do_not_compare_are_refused(cli: Cli, work: Path, capsys: Stre
     assert "of units of resid_post in medium" in line(
         small, captured(work, "medium", sites=("resid_post",))
     )
+    same = model_of("medium", weights=model_of("small")["weights"])
+    assert "of one model under two names" in line(small, captured(work, "medium", model=same))
     earlier = {key: value for key, value in model_of("medium").items() if key != "n_parameters"}
     assert "Capture anew." in line(small, captured(work, "medium", model=earlier))
     assert "no run 'nothing'" in refused(

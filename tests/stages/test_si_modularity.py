@@ -70,8 +70,8 @@ def test_every_table_of_a_run_with_controls_graphs_and_ablation(
         assert "fewer than 200" in row["warning"]
         assert bool(row["Q_pooled"]) == (row["task"] == "all")
     for row in rows[::7]:
-        permuted, own = number(row, "SI_adjusted_permuted"), number(row, "SI_adjusted")
-        assert number(row, "token_identity_fraction") == pytest.approx(permuted / own)
+        low, high = (number(row, f"token_identity_fraction_{end}") for end in ("low", "high"))
+        assert low < number(row, "token_identity_fraction") < high
         assert number(row, "units_scored") == 192 - number(row, "units_dead") - number(
             row, "units_rare"
         )
@@ -141,6 +141,18 @@ def test_a_capture_without_activations_is_enough_for_specialization(
     assert {row["threshold"] for row in table(without, "thresholds.csv")} == {"quantile_0.9"}
 
 
+def test_a_control_that_is_taken_for_the_newest_capture_is_pointed_out(
+    cli: Cli, work: Path, names: dict[str, str], capsys: Streams
+) -> None:
+    words = ["--layers", "1", "--no-graph", "--threads", "1"]
+    assert cli("si-modularity", *words) == 0
+    said = f"{names['permute-tokens']} is a control, not the model itself: permute-tokens"
+    assert f"{said}; the newest that is: --acts {names['none']}" in capsys.readouterr().err
+    rows = table(newest(work), "si_modularity.csv")
+    assert {row["control"] for row in rows} == {"permute-tokens"}
+    assert {row["SI_adjusted_reinit"] for row in rows} == {""}
+
+
 def test_a_higher_threshold_makes_units_look_more_special(
     cli: Cli, work: Path, names: dict[str, str]
 ) -> None:
@@ -171,6 +183,7 @@ def test_latents_are_units_too(cli: Cli, work: Path, names: dict[str, str]) -> N
     run = newest(work)
     found = resolved(run)
     assert (found["site"], found["kind"], found["threshold"]) == ("sae_latents", "latent", "zero")
+    assert found["encoded_site"] == "mlp_act"
     row, *_ = table(run, "si_modularity.csv")
     units = table(run, "units.csv")
     assert (row["layer"], int(row["units"])) == ("2", len(units))
@@ -229,20 +242,25 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
 def test_training_made_units_more_special_than_fresh_weights_have_them(
     cli: Cli, work: Path
 ) -> None:
-    capture = ["capture", "--layers", "all", "--no-save", "--dtype", "float32", "--quiet"]
+    capture = ["capture", "--layers", "all", "--dtype", "float32", "--quiet"]
     for control in ("none", "reinit", "permute-tokens"):
-        assert cli(*capture, "--control", control, "--label", control) == 0
+        kept = [] if control == "reinit" else ["--no-save"]
+        assert cli(*capture, *kept, "--control", control, "--label", control) == 0
     model, reinit, permuted = [run.name for run in list_runs(work / "artifacts")]
     words = ["--acts", model, "--controls", f"{reinit},{permuted}", "--no-graph", "--quiet"]
     assert cli("si-modularity", *words) == 0
     found = {
         row["control"]: row for row in table(newest(work), "controls.csv") if row["layer"] == "mean"
     }
-    assert set(found) == {"none", "shuffled-labels", "reinit", "permute-tokens"}
-    own, fresh = found["none"], found["reinit"]
-    apart = number(own, "SI_adjusted_low") - number(fresh, "SI_adjusted_high")
-    other = number(fresh, "SI_adjusted_low") - number(own, "SI_adjusted_high")
-    assert max(apart, other) > 0
-    chance = found["shuffled-labels"]
-    assert abs(number(chance, "SI_adjusted")) < 1e-9
-    assert number(chance, "SI_adjusted_high") < number(fresh, "SI_adjusted_low")
+    fresh = ["reinit", "reinit-matched"]
+    assert set(found) == {"none", "shuffled-labels", *fresh, "permute-tokens"}
+    own, chance = found["none"], found["shuffled-labels"]
+    for name in fresh:
+        assert number(own, "SI_adjusted_low") > number(found[name], "SI_adjusted_high")
+        assert number(found[name], "SI_adjusted_low") > number(chance, "SI_adjusted_high")
+    # Units of fresh weights fire twice as often unless they are matched, which lowers the index.
+    rates = [number(found[name], "firing_rate") for name in ("none", *fresh)]
+    assert rates[1] > 1.5 * rates[0]
+    assert rates[2] == pytest.approx(rates[0], rel=0.05)
+    assert number(found["reinit-matched"], "SI_adjusted") > number(found["reinit"], "SI_adjusted")
+    assert 0 < abs(number(chance, "SI_adjusted")) < 1e-4

@@ -94,6 +94,7 @@ def chosen_units(n_units: int, *tasks: Sequence[int]) -> dict[str, NDArray[Any]]
         "SI_adjusted": np.zeros(n_units),
         "q": np.ones(n_units),
         "preferred_task": np.zeros(n_units, dtype=np.int64),
+        "fired": np.full(n_units, 100),
         "dead": np.zeros(n_units, dtype=bool),
         "rare": np.zeros(n_units, dtype=bool),
     }

@@ -267,7 +267,8 @@ def specialized_units(run: Run, layer: int) -> dict[str, NDArray[Any]]:
     found = chosen_units(counts.shape[1])
     found["SI_adjusted"] = rates.max(axis=0) / rates.sum(axis=0).clip(1e-9)
     found["preferred_task"], found["q"] = rates.argmax(axis=0), np.zeros(counts.shape[1])
-    found["dead"] = counts.sum(axis=0) == 0
+    found["fired"] = counts.sum(axis=0)
+    found["dead"] = found["fired"] == 0
     return found
 
 

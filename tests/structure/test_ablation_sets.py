@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sdlms.structure.ablation_sets import RANDOM_SETS, choose_sets
+from sdlms.structure.ablation_sets import RANDOM_SETS, choose_sets, octaves_of
 
 
 def random_units(n_units: int, n_tasks: int = 3, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -19,6 +19,7 @@ def random_units(n_units: int, n_tasks: int = 3, seed: int = 0) -> dict[str, NDA
         "SI_adjusted": np.where(dead, np.nan, index),
         "q": np.where(dead | rare, np.nan, q),
         "preferred_task": np.where(dead, -1, random.integers(n_tasks, size=n_units)),
+        "fired": np.where(dead, 0, 1000),
         "dead": dead,
         "rare": rare,
     }
@@ -83,12 +84,69 @@ def test_every_unit_is_drawn_about_as_often() -> None:
     assert pool.std() / pool.mean() < 2 * pool.mean() ** -0.5
 
 
+def uneven_units(n_units: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Rates over three decades; specialized units fire more than others."""
+    random = np.random.default_rng(seed)
+    units = random_units(n_units, seed=seed)
+    fired = 10 ** random.uniform(2, 5, size=n_units)
+    units["SI_adjusted"] = np.log10(fired) + random.normal(size=n_units)
+    units["fired"] = np.where(units["dead"], 0, fired.astype(np.int64))
+    return units
+
+
+def test_random_units_fire_about_as_often() -> None:
+    for seed in range(5):
+        units = uneven_units(800, seed=seed)
+        everyone = units["fired"][~(units["dead"] | units["rare"])].mean()
+        for own in choose_sets(units, 3, (seed,)):
+            wanted = units["fired"][own.specialized].mean()
+            matched = np.mean([units["fired"][one].mean() for one in own.random])
+            assert wanted > 1.3 * everyone
+            assert 0.75 < matched / wanted < 1.25
+            scored = ~(units["dead"] | units["rare"])
+            octaves = octaves_of(units["fired"], scored)
+            for one in own.random:
+                assert len(set(one.tolist())) == len(own.specialized)
+                assert np.abs(np.sort(octaves[one]) - np.sort(octaves[own.specialized])).max() <= 1
+
+
+def test_where_an_octave_has_too_few_the_nearest_are_taken() -> None:
+    units = specialists([0, 0, 0, 1, 1, 1, 1, 1], 8)
+    units["q"][3:] = 1.0
+    units["fired"] = np.array([400, 25, 50, 410, 190, 60, 55, 7000])
+    own = choose_sets(units, 2, (0,))[0]
+    assert own.specialized.tolist() == [0]  # one in twenty, rounded up
+    assert {tuple(one.tolist()) for one in own.random} == {(3,)}
+    units["fired"][3] = 7000
+    own = choose_sets(units, 2, (0,))[0]
+    assert {tuple(one.tolist()) for one in own.random} == {(4,)}
+
+
+def test_an_octave_is_a_factor_of_two_round_the_median() -> None:
+    scored = np.array([True] * 7 + [False])
+    fired = np.array([100, 72, 140, 50, 200, 75, 1600, 0])
+    assert octaves_of(fired, scored).tolist() == [0, 0, 0, -1, 1, 0, 4, 0]
+    assert octaves_of(3 * fired, scored).tolist() == octaves_of(fired, scored).tolist()
+    assert octaves_of(fired, np.zeros(8, dtype=bool)).tolist() == [0] * 8
+
+
+def test_sets_of_other_rates_are_other_sets() -> None:
+    units = specialists([0, 1, *[2] * 60], 62)
+    units["q"][2:], units["preferred_task"][2:] = 1.0, 0
+    units["fired"][32:] = 800
+    units["fired"][1] = 800
+    first, second, _ = choose_sets(units, 3, (0,))
+    assert all(one.max() < 32 for one in first.random)
+    assert all(one.min() >= 32 for one in second.random)
+
+
 def specialists(preferred: list[int], n_scored: int) -> dict[str, NDArray[Any]]:
     n_units = len(preferred)
     return {
         "SI_adjusted": np.full(n_units, 0.5),
         "q": np.full(n_units, 0.01),
         "preferred_task": np.array(preferred),
+        "fired": np.full(n_units, 80),
         "dead": np.arange(n_units) >= n_scored,
         "rare": np.zeros(n_units, dtype=bool),
     }

@@ -1,3 +1,5 @@
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -6,7 +8,7 @@ import pytest
 
 from sdlms.errors import UserError
 from sdlms.runs.reading import Run
-from sdlms.structure.captured import captured_rules, read_counts_of, site_among
+from sdlms.structure.captured import captured_rules, check_counts, read_counts_of, site_among
 from sdlms.structure.threshold_rule import AT_ZERO, ThresholdRule
 from tests.structure.read_runs import captured
 
@@ -46,29 +48,49 @@ def test_counts_are_read_by_name(run: Run) -> None:
     assert np.array_equal(read_counts_of(run, "/mlp_act/layer_2/counts"), expected)
 
 
+def damaged(run: Run, folder: Path, name: str, change: Callable[[bytes], bytes]) -> Run:
+    """A copy of a run, one file of which has changed."""
+    copy = Path(shutil.copytree(run.path, folder / run.name))
+    for place in (copy, copy / name):
+        place.chmod(0o755)
+    (copy / name).write_bytes(change((copy / name).read_bytes()))
+    return Run(copy)
+
+
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("sparsity.csv", b""),
-        ("sparsity.csv", b"layer,site\n0,mlp_act\n"),
-        ("sparsity.csv", b"layer,site,threshold_rule\n0,mlp_act\n"),
-        ("sparsity.csv", b"layer,site,threshold_rule\n"),
-        ("sparsity.csv", b"layer,site,threshold_rule\nx,mlp_act,zero\n"),
-        ("sparsity.csv", b"layer,site,threshold_rule\n0,mlp_act,top_5\n"),
-        ("sparsity.csv", b"\xff\xfe"),
-        ("sparsity.csv", None),
-        ("counts.h5", b"nothing"),
-        ("counts.h5", None),
-    ],
+    "change", [lambda _: b"", lambda old: old[:-200], lambda old: old.replace(b"0", b"1")]
 )
-def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name}: damaged, or gone; see: sdlms runs verify"):
-        if name == "counts.h5":
-            read_counts_of(Run(tmp_path), "/documents/id")
-        else:
-            captured_rules(Run(tmp_path))
+def test_a_damaged_table_is_one_line(
+    run: Run, tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    other = damaged(run, tmp_path, "sparsity.csv", change)
+    with pytest.raises(UserError, match=rf"sparsity\.csv is damaged .* verify {other.name}$"):
+        captured_rules(other)
+
+
+@pytest.mark.parametrize("change", [lambda _: b"nothing", lambda old: old[:-3000]])
+def test_damaged_counts_are_one_line(
+    run: Run, tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    other = damaged(run, tmp_path, "counts.h5", change)
+    line = rf"counts\.h5: damaged, or gone.* verify {other.name}$"
+    with pytest.raises(UserError, match=line):
+        check_counts(other, "mlp_act", [0, 2])
+    with pytest.raises(UserError, match=line):
+        read_counts_of(other, "/")
+
+
+def test_counts_of_another_shape_are_damage(run: Run, tmp_path: Path) -> None:
+    check_counts(run, "mlp_act", [0, 2])
+    other = damaged(run, tmp_path, "counts.h5", lambda old: old)
+    with h5py.File(other.path / "counts.h5", "r+") as file:
+        name = "/mlp_act/layer_2/counts"
+        kept = file[name][:-1]
+        del file[name]
+        file[name] = kept
+    check_counts(other, "mlp_act", [0])
+    with pytest.raises(UserError, match=r"counts\.h5: damaged"):
+        check_counts(other, "mlp_act", [0, 2])
 
 
 def test_a_part_that_is_missing_is_one_line(run: Run) -> None:

@@ -9,7 +9,7 @@ from sdlms.structure.tables import CONTROL_COLUMNS, MEAN
 
 def level(value: float, seed: int, spread: float = 0.01) -> Level:
     draws = value + spread * np.random.default_rng(seed).normal(size=1000)
-    return Level(value, draws, 10)
+    return Level(value, draws, 10, firing_rate=value / 10, significant_fraction=1.0)
 
 
 def test_each_layer_and_then_all_of_them_are_told_with_each_control() -> None:
@@ -23,6 +23,8 @@ def test_each_layer_and_then_all_of_them_are_told_with_each_control() -> None:
     assert found == [(n, control) for n in (1, 2, MEAN) for control in (NONE, SHUFFLED)]
     assert rows[4]["SI_adjusted"] == pytest.approx(0.4)
     assert rows[4]["units_scored"] == 20
+    assert rows[4]["firing_rate"] == pytest.approx(0.04)
+    assert [list(row) for row in rows] == 6 * [CONTROL_COLUMNS]
 
 
 def test_the_interval_holds_the_draws() -> None:
@@ -40,7 +42,7 @@ def test_a_mean_over_layers_that_move_together_is_as_uncertain_as_each() -> None
 
 
 def test_a_layer_that_says_nothing_leaves_the_mean_unknown() -> None:
-    unknown = Level(math.nan, np.full(1000, math.nan), 0)
+    unknown = Level(math.nan, np.full(1000, math.nan), 0, math.nan, math.nan)
     row = mean_level([level(0.3, 0), unknown]).row(MEAN, NONE)
     for column in ("SI_adjusted", "SI_adjusted_low", "SI_adjusted_high"):
         assert math.isnan(float(str(row[column])))

@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from sdlms.structure import graphs
 from sdlms.structure.communities import find_communities, louvain_library
-from sdlms.structure.graphs import GraphSettings, LayerGraphs, layer_graphs
+from sdlms.structure.graphs import GraphSettings, LayerGraphs, draws_left, layer_graphs
 from sdlms.structure.nulls import graph_of
 from sdlms.structure.parts import Part, Parts
 from tests.structure.firing_data import (
@@ -20,10 +21,11 @@ from tests.structure.firing_data import (
     planted_modules,
 )
 
-SETTINGS = GraphSettings(nulls=3, top_edges=0, seed=0, library="networkx")
+LIBRARY = louvain_library()
+SETTINGS = GraphSettings(nulls=3, top_edges=0, seed=0, library=LIBRARY)
 POOLED = {
-    *("Q_pooled", "Q_pooled_null_mean", "Q_pooled_null_sd", "z_Q_pooled"),
-    *("n_edges_pooled", "n_significant_edges_pooled", "n_communities_pooled"),
+    *("Q_pooled", "Q_pooled_null_mean", "Q_pooled_null_sd", "n_edges_pooled"),
+    *("n_significant_edges_pooled", "n_significant_pooled_null_mean", "n_communities_pooled"),
 }
 
 
@@ -39,9 +41,10 @@ def found_in(
     return layer_graphs(firings, settings, Parts(folder / "parts"), "layer_3", advance)
 
 
-def test_planted_modules_are_found(tmp_path: Path) -> None:
-    firing, modules = planted_modules(0)
-    found = found_in(tmp_path, firing, SETTINGS._replace(nulls=10, library=louvain_library()))
+@pytest.mark.parametrize("raised", [1, 5], ids=["alone", "with topics"])
+def test_planted_modules_are_found(tmp_path: Path, raised: float) -> None:
+    firing, modules = planted_modules(0, raised=raised)
+    found = found_in(tmp_path, firing, SETTINGS._replace(nulls=8))
     planted = modules >= 0
     assert adjusted_rand_score(modules[planted], found.communities[planted]) >= 0.9
     for module in range(8):
@@ -50,8 +53,29 @@ def test_planted_modules_are_found(tmp_path: Path) -> None:
     row = found.rows["all"]
     assert float(row["z_Q"]) > 10
     assert float(row["z_Q_rewired"]) > 10
-    assert float(row["z_Q_pooled"]) > 10
-    assert int(row["n_significant_edges"]) > 5 * float(row["n_significant_null_mean"])
+    assert row["n_edges_matched"] == row["n_edges"] == row["n_significant_edges"]
+    assert int(row["n_significant_edges"]) > 20 * float(row["n_significant_null_mean"])
+
+
+@pytest.mark.parametrize("raised", [1, 5], ids=["alone", "with topics"])
+def test_independent_units_are_not_compared(tmp_path: Path, raised: float) -> None:
+    row = found_in(tmp_path, independent_units(1, raised=raised)).rows["all"]
+    assert int(row["n_edges"]) == int(row["n_significant_edges"]) < 25
+    assert float(row["n_significant_null_mean"]) < 25
+    assert math.isnan(float(row["z_Q"]))
+    assert str(row["Q_reason"]).startswith("fewer than 50 edges")
+    assert float(row["Q"]) > 0.5  # which any sparse graph has
+
+
+def test_clearest_structure_is_compared(tmp_path: Path) -> None:
+    """Units that seldom fire together by chance: null graphs have fewer edges."""
+    generator = np.random.default_rng(0)
+    signals = generator.random((200 * 40, 8)) < 0.034
+    firing = np.repeat(signals, 12, axis=1) & (generator.random((200 * 40, 96)) < 0.8)
+    row = found_in(tmp_path, firing, task_documents=(150, 50)).rows["all"]
+    assert row["n_edges"] == 8 * 66
+    assert 50 <= int(row["n_edges_matched"]) < 8 * 66
+    assert float(row["z_Q"]) > 10
 
 
 def test_rows_hold_all_columns_for_all_and_for_each_task(tmp_path: Path) -> None:
@@ -60,7 +84,7 @@ def test_rows_hold_all_columns_for_all_and_for_each_task(tmp_path: Path) -> None
     assert set(found.rows["all"]) - set(found.rows["code"]) == POOLED
     assert all(set(found.rows[task]) == set(found.rows["code"]) for task in TASKS)
     graph = graph_of(found.edges, len(found.units))
-    own = find_communities(graph, 0, "networkx")
+    own = find_communities(graph, 0, LIBRARY)
     assert found.rows["all"]["Q"] == own.modularity
     assert found.rows["all"]["n_edges"] == len(found.edges.first)
     assert (found.communities == own.labels).all()
@@ -87,6 +111,9 @@ def test_top_edges_takes_as_many_significant_or_not(tmp_path: Path) -> None:
     row = found_in(tmp_path, firing, SETTINGS._replace(top_edges=200)).rows["all"]
     assert row["n_edges"] == row["n_edges_pooled"] == 200
     assert int(row["n_significant_edges"]) < 200 < int(row["n_significant_edges_pooled"])
+    assert row["n_edges_matched"] == 200
+    assert row["edge_density"] == pytest.approx(200 / (160 * 159 / 2))
+    assert row["warning"] == ""
 
 
 def test_too_many_significant_edges_are_cut(
@@ -96,6 +123,8 @@ def test_too_many_significant_edges_are_cut(
     row = found_in(tmp_path, planted_modules(0)[0], SETTINGS._replace(nulls=0)).rows["all"]
     assert row["n_edges"] == 40
     assert int(row["n_significant_edges"]) > 400
+    told = f"graph capped: 40 of {int(row['n_significant_edges']):,} significant edges"
+    assert str(row["warning"]).startswith(told)
 
 
 class Killed(Exception):
@@ -156,10 +185,34 @@ def test_the_time_of_the_nulls_is_told_first(
     told: list[int] = []
     with caplog.at_level(logging.INFO, "sdlms"):
         found_in(
-            tmp_path, planted_modules(0)[0], advance=lambda n: told.append(len(caplog.messages))
+            tmp_path,
+            planted_modules(0)[0],
+            SETTINGS._replace(foretold=12),
+            advance=lambda n: told.append(len(caplog.messages)),
         )
-    assert caplog.messages[0].startswith("layer_3: 3 draws of both nulls, about ")
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("12 draws of both graph nulls, about ")
     assert told[0] == 1
+
+
+def test_draws_left_are_those_that_are_not_kept(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    assert draws_left(parts, "layer_3", 5) == 5
+    for number in (0, 1):
+        parts.once(f"layer_3_rewired_{number}", dict)
+    parts.once("layer_3_shifted_2", dict)
+    assert draws_left(parts, "layer_3", 5) == 3
+
+
+def test_no_more_is_kept_than_is_read(tmp_path: Path) -> None:
+    found_in(tmp_path, planted_modules(0)[0], SETTINGS._replace(nulls=0))
+    observed = json.loads((tmp_path / "parts" / "layer_3_observed.json").read_bytes())
+    assert [sorted(part.get("edges", [])) for part in observed["graphs"]] == [
+        *[["first", "second", "weight"]] * 6,
+        ["evidence", "first", "joint", "second", "weight"],
+        [],
+    ]
+    assert ["labels" in part for part in observed["graphs"]] == [False] * 6 + [True, False]
 
 
 @pytest.mark.parametrize("n_units", [0, 1, 2, 40])
@@ -197,6 +250,5 @@ def test_of_one_task_all_is_the_same_graph(tmp_path: Path) -> None:
     found = found_in(tmp_path, firing[: 220 * 40], task_documents=(220,))
     of_all, of_task = found.rows["all"], found.rows["code"]
     drawn = {"Q_rewired_mean", "Q_rewired_sd", "z_Q_rewired"}  # each graph is rewired on its own
-    assert all(of_all[name] == of_task[name] for name in set(of_task) - drawn)
-    for name in ("Q", "Q_null_mean", "Q_null_sd", "z_Q"):
-        assert of_all[name.replace("Q", "Q_pooled", 1)] == of_task[name]
+    same = set(of_task) - drawn - {"warning"}  # which may be of the pooled graph
+    assert all(of_all[name] == of_task[name] for name in same)

@@ -3,12 +3,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from sdlms.numerics.association import select_edges
 from sdlms.storage import firings as storage
 from sdlms.structure.joint_counts import joint_counts
 from tests.structure.firing_data import DOCUMENT_TOKENS, firings_of
 
 DOCUMENTS = (5, 3, 9)
+DEVICE = "cpu"
 
 
 def random_firing(n_units: int = 21) -> np.ndarray:
@@ -28,25 +31,43 @@ def test_counts_are_those_of_products(tmp_path: Path, monkeypatch: pytest.Monkey
     rows = [firing[a:b] for a, b in pairwise(bounds)]
     found = [
         (upper(c), s.counts, s.n_tokens)
-        for c, s in joint_counts(firings_of(tmp_path, firing, DOCUMENTS))
+        for c, s in joint_counts(firings_of(tmp_path, firing, DOCUMENTS), DEVICE)
     ]
     assert len(found) == 5
-    for own, (counts, fired, n_tokens) in zip(rows, found, strict=False):
+    for own, (counts, fired, n_tokens) in zip([*rows, firing], found, strict=False):
         assert (counts == np.triu(own.T @ own)).all()
-        assert (fired == own.sum(axis=0)).all()
-        assert n_tokens.tolist() == [len(own)]
-    for counts, _, _ in found[-2:]:
-        assert (counts == np.triu(firing.T @ firing)).all()
-    assert (found[-2][1] == [own.sum(axis=0) for own in rows]).all()
-    assert found[-2][2].tolist() == [len(own) for own in rows]
-    assert (found[-1][1] == firing.sum(axis=0)).all()
-    assert found[-1][2].tolist() == [len(firing)]
+        by_document = own.reshape(-1, DOCUMENT_TOKENS, own.shape[1]).sum(axis=1)
+        assert (fired == by_document).all()
+        assert n_tokens.tolist() == [DOCUMENT_TOKENS] * len(by_document)
+    pooled, fired, n_tokens = found[-1]
+    assert (pooled == np.triu(firing.T @ firing)).all()
+    assert (fired == firing.sum(axis=0)).all()
+    assert n_tokens.tolist() == [len(firing)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_counts_the_same(tmp_path: Path) -> None:
+    firings = firings_of(tmp_path, random_firing(), DOCUMENTS)
+    for generators in ((None, None), (np.random.default_rng(0), np.random.default_rng(0))):
+        runs = (
+            joint_counts(firings, *each) for each in zip((DEVICE, "cuda"), generators, strict=True)
+        )
+        for (counts, strata), (theirs, same) in zip(*runs, strict=True):
+            assert theirs.is_cuda
+            assert (upper(theirs.cpu()) == upper(counts)).all()
+            assert (same.counts == strata.counts).all()
+            one, other = (
+                select_edges(each, strata, 50, significant_only=False).edges
+                for each in (counts, theirs)
+            )
+            assert all((a == b).all() for a, b in zip(one, other, strict=True))
 
 
 def test_rotation_keeps_how_often_each_fires(tmp_path: Path) -> None:
     firings = firings_of(tmp_path, random_firing(), DOCUMENTS)
-    observed = list(joint_counts(firings))
-    runs = [list(joint_counts(firings, np.random.default_rng(s))) for s in (1, 1, 2)]
+    observed = list(joint_counts(firings, DEVICE))
+    runs = [list(joint_counts(firings, DEVICE, np.random.default_rng(s))) for s in (1, 1, 2)]
     for (counts, strata), *shifted in zip(observed, *runs, strict=True):
         for rotated, same in shifted:
             assert (same.counts == strata.counts).all()
@@ -59,5 +80,5 @@ def test_rotation_keeps_how_often_each_fires(tmp_path: Path) -> None:
 
 def test_no_unit(tmp_path: Path) -> None:
     firing = np.zeros((sum(DOCUMENTS) * DOCUMENT_TOKENS, 0))
-    found = list(joint_counts(firings_of(tmp_path, firing, DOCUMENTS)))
+    found = list(joint_counts(firings_of(tmp_path, firing, DOCUMENTS), DEVICE))
     assert [counts.shape for counts, _ in found] == [(0, 0)] * 5

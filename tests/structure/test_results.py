@@ -27,7 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     layers = [study.measure(layer, lambda _: None) for layer in LAYERS]
     settings = GraphSettings(2, 5, 0, "networkx")
     graphs = {each.layer: study.graphs(each, settings, lambda _: None) for each in layers}
-    return Results(layers, graphs, "quantile_0.8")
+    return Results(layers, graphs, "quantile_0.8", "none")
 
 
 def test_rows_have_the_columns_of_their_table(results: Results) -> None:
@@ -42,10 +42,11 @@ def test_rows_have_the_columns_of_their_table(results: Results) -> None:
 
 
 def test_without_graphs_there_are_no_tables_of_them(results: Results) -> None:
-    without = Results(results.layers, {}, "quantile_0.8")
+    without = Results(results.layers, {}, "quantile_0.8", "reinit")
     tables = {table.name: list(table.rows) for table in without.tables()}
     assert set(tables) == {"si_modularity.csv", "units.csv", "controls.csv"}
     assert {row["Q"] for row in tables["si_modularity.csv"]} == {None}
+    assert {row["control"] for row in tables["si_modularity.csv"]} == {"reinit"}
     assert {row["community"] for row in tables["units.csv"]} == {None}
     assert not list(without.write_graphs(Path()))
 

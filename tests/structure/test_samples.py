@@ -24,6 +24,10 @@ def check(found: Sample, values: NDArray[np.float32]) -> None:
     for fraction in FRACTIONS:
         expected = np.quantile(values, fraction, axis=0, method="inverted_cdf")
         assert np.array_equal(found.quantile(fraction), expected)
+    several = np.resize(FRACTIONS, values.shape[1])
+    pairs = zip(values.T, several, strict=True)
+    each = [np.quantile(own, fraction, method="inverted_cdf") for own, fraction in pairs]
+    assert np.array_equal(found.quantiles(several), each)
     mean, deviation = found.moments()
     np.testing.assert_allclose(mean, values.mean(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(

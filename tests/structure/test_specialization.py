@@ -19,6 +19,7 @@ SI_COLUMNS = [
     *("SI", "SI_low", "SI_high", "SI_plain", "SI_chance"),
     *("SI_adjusted", "SI_adjusted_low", "SI_adjusted_high"),
     *("significant_fraction", "mutual_information_nats", "split_half_reliability"),
+    "firing_rate",
 ]
 COUNTED = ["documents", "tokens", "units", "units_dead", "units_rare", "units_scored"]
 
@@ -82,7 +83,7 @@ def test_rows_are_means_over_scored_units() -> None:
     assert list(found.rows) == ["all", "task0", "task1", "task2"]
     scored = ~(found.units["dead"] | found.units["rare"])
     for task, row in enumerate(found.rows.values(), start=-1):
-        assert list(row) == [*COUNTED, *SI_COLUMNS[:1], *list(row)[7:]]
+        assert list(row)[:8] == [*COUNTED, "firing_rate", "SI"]
         assert set(row) == {*COUNTED, *SI_COLUMNS, "SI_reason"}
         own = scored & (np.full(20, True) if task < 0 else found.units["preferred_task"] == task)
         assert row["units_scored"] == own.sum() > 0
@@ -92,7 +93,7 @@ def test_rows_are_means_over_scored_units() -> None:
         assert all(isinstance(row[name], int) for name in COUNTED)
         assert all(isinstance(row[name], float) for name in SI_COLUMNS)
         assert row["SI_chance"] == pytest.approx(found.units["SI_chance"][own].mean())
-        for name in ("SI", "SI_plain", "SI_adjusted", "mutual_information_nats"):
+        for name in ("firing_rate", "SI", "SI_plain", "SI_adjusted", "mutual_information_nats"):
             assert row[name] == pytest.approx(found.units[name][own].mean())
         assert row["significant_fraction"] == np.mean(found.units["q"][own] < 0.05)
         for name in ("SI", "SI_adjusted"):
@@ -106,8 +107,8 @@ def test_resamples_and_permutations_are_of_the_layers_mean() -> None:
     assert found.resamples.mean() == pytest.approx(row["SI_adjusted"])
     ends = np.quantile(found.resamples, [0.025, 0.975])
     assert ends == pytest.approx((row["SI_adjusted_low"], row["SI_adjusted_high"]))
-    assert found.shuffled.shape == (200,)
-    assert found.shuffled.mean() == pytest.approx(0, abs=1e-12)
+    assert found.shuffled.shape == (100,)
+    assert 0 < abs(found.shuffled.mean()) < found.shuffled.std()
 
 
 def test_layers_over_the_same_documents_draw_the_same_documents() -> None:
@@ -204,7 +205,7 @@ OF_LABELS = {"SI_chance", "SI_adjusted", "significant_fraction"}
     [
         ("all dead", set(SI_COLUMNS), "every unit is dead"),
         ("all rare", set(SI_COLUMNS), "no unit fires on 50 tokens"),
-        ("one task", set(SI_COLUMNS), "one task"),
+        ("one task", set(SI_COLUMNS) - {"firing_rate"}, "one task"),
         (
             "one document each",
             OF_DOCUMENTS | OF_HALVES | OF_LABELS,
@@ -221,7 +222,15 @@ def test_degenerate_layers_are_nan_and_say_why(kind: str, missing: set[str], rea
     assert {name for name in SI_COLUMNS if math.isnan(row[name])} == missing
     assert np.isnan(found.resamples).all() == ("SI_adjusted_low" in missing)
     assert np.isnan(found.shuffled).all() == ("SI_chance" in missing)
-    assert found.shuffled.shape == (200,)
+    assert found.shuffled.shape == (100,)
+
+
+def test_units_that_are_alike_have_no_reliability() -> None:
+    counts = small()
+    counts.counts[:] = counts.counts[:, :1]
+    row = specialized(counts).rows["all"]
+    assert row["SI_reason"] == "no split-half reliability: all units are alike in every half"
+    assert math.isnan(row["split_half_reliability"]) and math.isfinite(row["SI_adjusted_low"])
 
 
 def test_a_task_that_nobody_prefers_has_no_numbers() -> None:

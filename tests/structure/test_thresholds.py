@@ -9,7 +9,7 @@ from sdlms.runs.reading import Run
 from sdlms.structure.captured import read_counts_of
 from sdlms.structure.subject import Subject, open_subject
 from sdlms.structure.threshold_rule import AUTO, ThresholdRule
-from sdlms.structure.thresholds import curve_thresholds, thresholds_of
+from sdlms.structure.thresholds import curve_thresholds, matched_thresholds, thresholds_of
 from tests.acts.sparse_samples import sparse_sample
 from tests.structure.read_runs import captured, damage, published_latents, tokens_of
 
@@ -54,6 +54,34 @@ def test_a_curve_rises(run: Run) -> None:
     values = np.concatenate(tokens_of(subject, 0)).astype(np.float64)
     expected = values.mean(axis=0) + 2 * values.std(axis=0)
     np.testing.assert_allclose(curve["mean_plus_2sd"], expected, rtol=1e-5)
+
+
+def test_matched_units_fire_as_often_as_they_shall(run: Run) -> None:
+    subject = opened(run, AUTO)
+    values = np.concatenate(tokens_of(subject, 2))
+    n_tokens, n_units = values.shape
+    fired = np.random.default_rng(0).integers(1, n_tokens, n_units)
+    fired[:2] = 0, n_tokens
+    limits = matched_thresholds(subject, 2, fired / n_tokens)
+    assert limits.dtype == np.float32
+    found = (values > limits).sum(axis=0)
+    # No more than asked; the token at the threshold, and those that tie with it, would be more.
+    assert (found <= fired).all()
+    assert ((values >= limits).sum(axis=0) > fired)[2:].all()
+    assert (found == fired).mean() > 0.5
+    assert found[:2].tolist() == [0, n_tokens]
+
+
+def test_rates_that_ties_forbid_are_not_exceeded(tmp_path: Path) -> None:
+    data = sparse_sample([5, 8, 3, 9], 3, n_units=7)
+    subject = open_subject(published_latents(tmp_path, data), None, ("all",), AUTO)
+    values = np.concatenate(tokens_of(subject, 1))
+    own = (values > 0).mean(axis=0)
+    found = (values > matched_thresholds(subject, 1, np.full(7, 0.9))).mean(axis=0)
+    assert np.array_equal(found, own)
+    assert (own < 0.9).all()
+    limits = matched_thresholds(subject, 1, own)
+    assert np.array_equal((values > limits).mean(axis=0), own)
 
 
 def test_the_curve_of_latents_leaves_out_what_would_be_zero(tmp_path: Path) -> None:

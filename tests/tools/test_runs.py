@@ -8,7 +8,8 @@ import pytest
 from sdlms.cli import main
 from sdlms.runs.folder import make_writable
 from sdlms.runs.meta import META
-from sdlms.runs.reading import Run, verify
+from sdlms.runs.reading import Run
+from sdlms.runs.verifying import verify
 from sdlms.runs.writing import RunOptions, RunWriter
 
 
