@@ -82,8 +82,7 @@ class LayerGraphs:
     Attributes:
         rows: columns about modularity, for `all` and for each task.
         units: `[unit]` int64, those of the layer that are in the graphs' matrix.
-        communities: `[unit]` int64 of the graph of all tasks, edges within tasks; 0 is the
-            largest, -1 has no edge.
+        communities: `[unit]` int64 of the graph of all tasks; 0 is the largest, -1 has no edge.
         edges: of the same graph; ends are positions in `units`.
         resolutions: rows of the sweep: task, resolution, Q, n_communities, agreement.
     """

@@ -26,8 +26,12 @@ def counted_bytes(subject: Subject, n_controls: int) -> int:
 
 
 def graph_bytes(counts: DocumentCounts) -> int:
-    """What the joint counts of a layer's units take: of those that can have an edge."""
-    return int(MATRICES * COUNT_BYTES * len(graph_units(counts)) ** 2)
+    """What the joint counts of a layer's units take, of those that can have an edge.
+
+    And what is expected of them is made from: rates and their variances, document by document.
+    """
+    n_units = len(graph_units(counts))
+    return int(MATRICES * COUNT_BYTES * n_units**2) + 2 * 8 * len(counts.n_tokens) * n_units
 
 
 def check_counts_fit(subject: Subject, n_controls: int) -> None:

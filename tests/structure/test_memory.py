@@ -26,7 +26,7 @@ def test_a_graph_s_memory_is_that_of_the_units_in_it(subject: Subject, tmp_path:
     counts = document_counts(subject, LAYERS[0], thresholds)
     firings = write_firings(subject, LAYERS[0], thresholds, counts, tmp_path / "firings")
     assert firings.n_units == 5
-    assert memory.graph_bytes(counts) == memory.MATRICES * 4 * 5**2
+    assert memory.graph_bytes(counts) == memory.MATRICES * 4 * 5**2 + 16 * 40 * 5
 
 
 def test_counts_of_every_layer_and_control_are_held(subject: Subject) -> None:
@@ -49,5 +49,5 @@ def test_what_does_not_fit_is_one_line_before_it_is_made(
     monkeypatch.setattr(memory, "memory_of", lambda _: (10_000, 5_000))
     with pytest.raises(UserError, match=r"firing counts per document take .* 5.0 kB are free"):
         memory.check_counts_fit(subject, 1)
-    with pytest.raises(UserError, match=r"joint counts .* take 100.0 kB .* Use --no-graph"):
+    with pytest.raises(UserError, match=r"joint counts .* take 1.7 MB .* Use --no-graph"):
         memory.check_graphs_fit([counts])
