@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sdlms.errors import UserError
 from sdlms.figures.controls import LABELS, controls_figure
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.storage.tables import write_table
+from tests.figures.overlaps import assert_nothing_overlaps
 
 COLUMNS = ["layer", "control", "SI_adjusted", "SI_adjusted_low", "SI_adjusted_high", "units_scored"]
 LEVELS = {
@@ -75,14 +75,7 @@ def test_a_control_looks_the_same_whoever_stands_beside_it(tmp_path: Path) -> No
 def test_nothing_overlaps(tmp_path: Path, n_runs: int) -> None:
     runs = [make_run(tmp_path, f"model-{n}", list(LEVELS), 2 + n) for n in range(n_runs)]
     figure = controls_figure(runs, "a title")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    boxes = [panel.get_tightbbox(renderer) for panel in figure.axes]
-    boxes.append(figure.legends[0].get_window_extent(renderer))
-    for number, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+    assert_nothing_overlaps(figure)
 
 
 def test_a_run_of_another_stage_is_one_line(tmp_path: Path) -> None:

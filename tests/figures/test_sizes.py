@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sdlms.acts.sparsity import COLUMNS
@@ -14,6 +13,7 @@ from sdlms.figures.sizes import sizes_figure
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.storage.tables import write_table
+from tests.figures.overlaps import assert_nothing_overlaps
 
 TASKS = ("qa", "math", "prose")
 SIZES = {"small": (3, 100), "large": (6, 400)}  # n_layers, n_units
@@ -113,14 +113,7 @@ def test_rows_share_their_axis_which_begins_at_zero(figure: Figure) -> None:
 
 
 def test_nothing_overlaps(figure: Figure) -> None:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    boxes = [panel.get_tightbbox(renderer) for panel in figure.axes]
-    boxes.append(figure.legends[0].get_window_extent(renderer))
-    for number, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+    assert_nothing_overlaps(figure)
 
 
 def test_a_run_that_holds_some_layers_is_drawn_where_they_are(tmp_path: Path) -> None:

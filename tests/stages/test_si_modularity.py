@@ -16,7 +16,7 @@ from sdlms.runs.reading import Run, list_runs
 from sdlms.storage.counts import read_counts
 from sdlms.structure import study
 from tests.stages.probe_runs import Cli, newest, outputs, table
-from tests.stages.structure_runs import QUICK, captures, placed, resolved
+from tests.stages.structure_runs import QUICK, resolved
 
 Streams = pytest.CaptureFixture[str]
 KILLING = Path(__file__).with_name("killing_stages.py")
@@ -24,16 +24,6 @@ TASKS = ["python_code", "math", "qa", "prose", "dialogue", "reasoning"]
 FEW = ["--nulls", "2", *QUICK]
 TABLES = {"si_modularity.csv", "units.csv", "controls.csv", "thresholds.csv"}
 GRAPHS = {"communities.csv", "community_tasks.csv", "resolutions.csv"}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return captures(tmp_path_factory)
-
-
-@pytest.fixture
-def names(runs: dict[str, Path], work: Path) -> dict[str, str]:
-    return placed(runs, work)
 
 
 def number(row: dict[str, str], column: str) -> float:
@@ -221,6 +211,25 @@ def test_an_interrupt_is_resumed_where_it_was(
     assert calls == ["layer_1", "layer_2", "layer_1", "layer_2"]
     assert Run(newest(work)).all_of("resume") and newest(work) != whole
     assert outputs(newest(work)) == outputs(whole)
+
+
+def test_a_run_is_not_continued_with_another_louvain(
+    cli: Cli, work: Path, names: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Streams
+) -> None:
+    words = ["si-modularity", "--acts", names["none"], "--layers", "1", *FEW]
+
+    def interrupted(*_: object) -> study.LayerGraphs:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(study, "layer_graphs", interrupted)
+        assert cli(*words) == 130
+    monkeypatch.setattr("sdlms.structure.communities.louvain_library", lambda: "networkx")
+    capsys.readouterr()
+    assert cli(*words, "--resume") == 0
+    assert "no unfinished si-modularity run has these settings" in capsys.readouterr().err
+    assert str(resolved(newest(work))["louvain"]).startswith("networkx ")
+    assert table(newest(work), "communities.csv")
 
 
 @pytest.mark.slow

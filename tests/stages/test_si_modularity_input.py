@@ -9,19 +9,9 @@ import pytest
 from sdlms.runs.reading import list_runs
 from sdlms.structure import memory
 from tests.stages.probe_runs import Cli, newest, noise, published
-from tests.stages.structure_runs import QUICK, captures, placed
+from tests.stages.structure_runs import QUICK
 
 Streams = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return captures(tmp_path_factory)
-
-
-@pytest.fixture
-def names(runs: dict[str, Path], work: Path) -> dict[str, str]:
-    return placed(runs, work)
 
 
 @pytest.fixture
