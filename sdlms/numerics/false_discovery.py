@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+FALSE_DISCOVERY_RATE = 0.05  # a test whose q lies below it is called a discovery
+
 
 def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Adjusted p: of the tests with q <= x, a share of at most x is expected to be false.

@@ -29,9 +29,9 @@ from sdlms.sae.finding import Trained, is_sae_folder
 from sdlms.sae.saving import folder_of
 from sdlms.storage.counts import masked_lengths
 from sdlms.storage.rows import Rows
+from sdlms.structure.control_table import PERMUTED
 from sdlms.structure.mean_ablation import latents_at_mean, unit_means, units_at_mean
 
-PERMUTED = "permute-tokens"
 OTHERWISE = "Or leave --ablate out."
 
 

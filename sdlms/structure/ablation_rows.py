@@ -10,27 +10,24 @@ from numpy.typing import NDArray
 
 from sdlms.structure.ablation_effects import UNKNOWN, Draws, Effects, Estimate
 from sdlms.structure.ablation_sets import TaskSets
+from sdlms.structure.tables import with_interval
 
 Row = dict[str, Any]
 Selection = Literal["specialized", "random"]
 
 
-def _with_interval(name: str) -> list[str]:
-    return [name, f"{name}_low", f"{name}_high"]
-
-
 COLUMNS = [
     *("layer", "task", "selection", "n_units", "sets", "fired_mean"),
     *("in_task_documents", "in_task_tokens", "off_task_documents", "off_task_tokens"),
-    *_with_interval("in_task_delta_nats"),
-    *_with_interval("off_task_delta_nats"),
-    *_with_interval("difference_nats"),
-    *_with_interval("excess_nats"),
+    *with_interval("in_task_delta_nats"),
+    *with_interval("off_task_delta_nats"),
+    *with_interval("difference_nats"),
+    *with_interval("excess_nats"),
     *("random_reaching", "reading", "reason"),
 ]
 MATRIX_COLUMNS = [
     *("layer", "ablated_task", "selection", "evaluated_task"),
-    *_with_interval("delta_nats"),
+    *with_interval("delta_nats"),
 ]
 
 SPECIFIC = "causal, task-specific"
@@ -246,4 +243,4 @@ class Tables:
 
 def _cells(name: str, found: Estimate) -> Row:
     """An estimate in its columns."""
-    return dict(zip(_with_interval(name), found, strict=True))
+    return dict(zip(with_interval(name), found, strict=True))

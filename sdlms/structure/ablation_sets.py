@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sdlms.numerics.false_discovery import FALSE_DISCOVERY_RATE
+
 ABLATED_PERCENT = 5  # of a layer's units, for each task, rounded up
 RANDOM_SETS = 20  # one more set that is like them lies above all of them once in 21 times
-SIGNIFICANT_Q = 0.05
 
 Units = NDArray[np.int64]
 
@@ -98,7 +99,7 @@ def octaves_of(fired: NDArray[np.int64], scored: NDArray[np.bool_]) -> NDArray[n
 def _specialized(units: Mapping[str, NDArray[Any]], scored: NDArray[np.bool_], task: int) -> Units:
     """The most specialized units of a task."""
     fit = scored & (units["preferred_task"] == task) & np.isfinite(units["SI_adjusted"])
-    fit[fit] = units["q"][fit] < SIGNIFICANT_Q
+    fit[fit] = units["q"][fit] < FALSE_DISCOVERY_RATE
     found = np.flatnonzero(fit)
     order = np.argsort(-units["SI_adjusted"][found], kind="stable")
     return np.sort(found[order[: -(-len(scored) * ABLATED_PERCENT // 100)]])
@@ -108,7 +109,7 @@ def _with_random(specialized: Units, pool: Pool) -> TaskSets:
     """Sets as large as the specialized one, that fire about as often."""
     n, others = len(specialized), pool.others
     if not n:
-        why = f"no scored unit with q < {SIGNIFICANT_Q} prefers the task"
+        why = f"no scored unit with q < {FALSE_DISCOVERY_RATE} prefers the task"
         return TaskSets(specialized, [], why)
     if others.sum() < n:
         others = pool.scored.copy()

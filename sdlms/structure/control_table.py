@@ -7,13 +7,13 @@ from math import nan
 import numpy as np
 from numpy.typing import NDArray
 
+from sdlms.numerics.document_bootstrap import percentile_interval
 from sdlms.structure.tables import MEAN, Row
 
 NONE = "none"  # the model itself, as capture's `--control` calls it
 SHUFFLED = "shuffled-labels"
 REINIT, PERMUTED = "reinit", "permute-tokens"
 MATCHED = "reinit-matched"  # fresh weights, their thresholds such that units fire as often
-ENDS = (0.025, 0.975)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,7 @@ class Level:
 
     def row(self, layer: int | str, control: str) -> Row:
         """A row of `controls.csv`; the interval holds 95 % of the draws."""
-        known = self.draws[np.isfinite(self.draws)]
-        low, high = np.quantile(known, ENDS).tolist() if len(known) else (nan, nan)
+        low, high = percentile_interval(self.draws)
         return {
             "layer": layer,
             "control": control,

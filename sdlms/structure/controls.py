@@ -8,11 +8,11 @@ import numpy as np
 from sdlms.errors import UserError
 from sdlms.runs.reading import Run
 from sdlms.sae.pairing import check_model
+from sdlms.structure.control_table import NONE, PERMUTED, REINIT
 from sdlms.structure.documents import Documents
 from sdlms.structure.subject import Subject, open_subject
 
-CONTROLS = ("reinit", "permute-tokens")
-NONE = "none"
+CONTROLS = (REINIT, PERMUTED)
 
 
 def control_subjects(subject: Subject, runs: Sequence[Run]) -> dict[str, Subject]:

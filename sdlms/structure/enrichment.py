@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from sdlms.numerics.false_discovery import benjamini_hochberg
+from sdlms.numerics.false_discovery import FALSE_DISCOVERY_RATE, benjamini_hochberg
 
-FALSE_DISCOVERIES = 0.05
 COLUMNS = [
     *("layer", "community", "units", "scored", "task", "preferring", "fraction", "expected"),
     *("rate_ratio", "p", "q", "enriched"),
@@ -61,7 +60,7 @@ def community_tasks(
     ]
     q_values = benjamini_hochberg(np.array([row["p"] for row in rows], dtype=np.float64))
     for row, q in zip(rows, q_values.tolist(), strict=True):
-        row |= {"q": q, "enriched": int(q < FALSE_DISCOVERIES)}
+        row |= {"q": q, "enriched": int(q < FALSE_DISCOVERY_RATE)}
     return rows
 
 

@@ -10,11 +10,12 @@ from sdlms.progress import readable_bytes
 from sdlms.structure.counting import graph_units
 from sdlms.structure.firing import DocumentCounts
 from sdlms.structure.subject import Subject
+from sdlms.structure.thresholds import CURVE_QUANTILES
 
 COUNT_BYTES = 4
 # Joint counts of one task and of all; a strip of products, and of what is expected, beside them.
 MATRICES = 2.5
-CURVE_THRESHOLDS = 6
+CURVE_THRESHOLDS = len(CURVE_QUANTILES) + 2  # zero, and mean plus two deviations
 
 
 def counted_bytes(subject: Subject, n_controls: int) -> int:

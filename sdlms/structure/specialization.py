@@ -13,7 +13,7 @@ from sdlms.numerics.document_bootstrap import (
     percentile_interval,
     weighted_index,
 )
-from sdlms.numerics.false_discovery import benjamini_hochberg
+from sdlms.numerics.false_discovery import FALSE_DISCOVERY_RATE, benjamini_hochberg
 from sdlms.numerics.label_permutations import ROUNDING, chance_index
 from sdlms.numerics.specialization import (
     mutual_information_nats,
@@ -38,7 +38,6 @@ HALF_SHARE = 100
 LEAST_IN_HALF = 10
 # A unit that fires on fewer tokens in all is rare: what its index says is mostly chance.
 RARE_TOKENS = 50
-FALSE_DISCOVERY_RATE = 0.05
 # Each has its own random numbers, so that one does not move the others.
 PURPOSES = ("labels", "documents", "halves")
 

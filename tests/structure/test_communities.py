@@ -138,9 +138,10 @@ def test_agreement_is_of_units_with_an_edge() -> None:
     assert math.isnan(agreement(np.full(3, -1), np.full(3, -1)))
 
 
-def test_igraph_is_taken_where_it_is_installed() -> None:
-    installed = importlib.util.find_spec("igraph") is not None
-    assert louvain_library() == ("igraph" if installed else "networkx")
+def test_igraph_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec("networkx")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: {"igraph": found}[name])
+    assert louvain_library() == "igraph"
 
 
 def test_networkx_is_taken_where_igraph_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
