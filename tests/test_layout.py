@@ -15,8 +15,8 @@ SOURCES = [name for name in MODULES if not name.endswith("__init__.py")]
 
 EVERYONE = {"errors", "progress"}
 BELOW = {
-    *("acts", "chain", "command", "explorer", "figures", "models", "numerics", "options"),
-    *("probes", "runs", "sae", "scaling", "storage", "structure", "tasks"),
+    *("acts", "chain", "command", "dynamic", "explorer", "figures", "models", "numerics"),
+    *("options", "probes", "runs", "sae", "scaling", "storage", "structure", "tasks"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probes": {"acts", "models", "numerics", "storage", "runs"},
     "sae": {"acts", "models", "numerics", "storage", "runs"},
     "structure": {"acts", "models", "numerics", "sae", "storage", "runs"},
+    "dynamic": {"acts", "models", "numerics", "sae", "storage", "runs"},
     "scaling": {"numerics", "storage", "runs"},
     "acts": {"models", "storage", "numerics", "runs"},
     "models": {"numerics", "storage"},
@@ -56,7 +57,7 @@ OWNERS = {
     "networkx": {"structure"},
     "sklearn": {"probes", "structure"},
     "scipy": {"numerics", "probes", "sae", "structure"},
-    "threadpoolctl": {"probes", "sae"},
+    "threadpoolctl": {"models", "probes", "sae"},
 }
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = ["torch", "transformers", "sae_lens", "networkx", "pandas", "h5py", "numpy"]

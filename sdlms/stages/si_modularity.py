@@ -106,7 +106,7 @@ def run(config: Config, out: RunWriter) -> None:
             the model does not fit the memory, an activation is no number, or the disk is full.
     """
     from sdlms.models.device import set_threads
-    from sdlms.structure.parts import Parts
+    from sdlms.runs.parts import Parts
     from sdlms.structure.results import Results
     from sdlms.structure.study import Study
 

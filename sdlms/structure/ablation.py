@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from sdlms.models.batching import DEFAULT_BUDGET
 from sdlms.models.recorded import load_recorded_causal_model
 from sdlms.models.tokens import documents_within
+from sdlms.runs.parts import Part
 from sdlms.sae.cross_entropy import Scoring
 from sdlms.storage.counts import masked_lengths
 from sdlms.structure.ablated_site import AblatedSite, or_without_ablation
 from sdlms.structure.ablation_effects import Effects, Sums, effects_of
 from sdlms.structure.ablation_rows import Tables
 from sdlms.structure.ablation_sets import choose_sets
-from sdlms.structure.parts import Part
 
 Places = dict[tuple[int, ...], int]
 

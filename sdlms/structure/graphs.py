@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sdlms.numerics.association import Edges, Selected, select_edges
 from sdlms.progress import LOGGER, readable_seconds
+from sdlms.runs.parts import Part, Parts
 from sdlms.storage.firings import Firings
 from sdlms.structure.communities import (
     N_SEEDS,
@@ -28,7 +29,6 @@ from sdlms.structure.graph_rows import Found, Nulls, Row, graph_row, with_pooled
 from sdlms.structure.joint_counts import joint_counts
 from sdlms.structure.nulls import NullModel, graph_of, rewired_draw, shifted_draw
 from sdlms.structure.packed import packed, unpacked
-from sdlms.structure.parts import Part, Parts
 from sdlms.structure.plain import plain_modularity
 
 # Of all significant edges as many are kept, the strongest: what Louvain does in a second, and half

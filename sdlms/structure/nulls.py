@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from sdlms.numerics.association import Edges, select_edges
 from sdlms.numerics.rewiring import rewired
+from sdlms.runs.parts import Part
 from sdlms.storage.firings import Firings
 from sdlms.structure.communities import Graph, Library, louvain, modularity_of
 from sdlms.structure.joint_counts import joint_counts
-from sdlms.structure.parts import Part
 
 SHIFTED, REWIRED = 1, 2  # so that both nulls draw from streams of their own
 SAME = 1e-9  # modularities that differ by less differ by rounding

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.progress import LOGGER
+from sdlms.runs.parts import Parts
 from sdlms.structure.control_table import MATCHED, NONE, PERMUTED, REINIT, SHUFFLED, Level
 from sdlms.structure.counting import (
     counted,
@@ -18,7 +19,6 @@ from sdlms.structure.counting import (
 )
 from sdlms.structure.firing import ALL, DocumentCounts
 from sdlms.structure.graphs import GraphSettings, LayerGraphs, draws_left, layer_graphs
-from sdlms.structure.parts import Parts
 from sdlms.structure.specialization import Row as SpecializationRow
 from sdlms.structure.specialization import Specialization, specialize
 from sdlms.structure.subject import Subject

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
+from sdlms.runs.parts import Part, Parts
 from sdlms.structure import graphs
 from sdlms.structure.communities import find_communities, louvain_library
 from sdlms.structure.graphs import GraphSettings, LayerGraphs, draws_left, layer_graphs
 from sdlms.structure.nulls import graph_of
-from sdlms.structure.parts import Part, Parts
 from tests.structure.firing_data import (
     TASK_DOCUMENTS,
     TASKS,

@@ -5,9 +5,9 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+from sdlms.runs.parts import Parts
 from sdlms.structure.firing import ALL
 from sdlms.structure.graphs import GraphSettings
-from sdlms.structure.parts import Parts
 from sdlms.structure.results import Results
 from sdlms.structure.study import Study
 from sdlms.structure.subject import open_subject

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdlms.runs.parts import Parts
 from sdlms.storage.firings import Firings
 from sdlms.structure import study as module
 from sdlms.structure.control_table import MATCHED, NONE, SHUFFLED
 from sdlms.structure.firing import ALL
 from sdlms.structure.graphs import GraphSettings
-from sdlms.structure.parts import Parts
 from sdlms.structure.specialization import specialize
 from sdlms.structure.study import Layer, Study
 from sdlms.structure.subject import Subject, open_subject

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from sdlms.errors import UserError
-from sdlms.structure.parts import Part, Parts
+from sdlms.runs.parts import Part, Parts
 
 
 def never() -> Part:
