@@ -1,11 +1,14 @@
-"""Capture the embedded sizes and draw them side by side, the README's pictures: `make figures`."""
+"""Measure the embedded sizes and draw them side by side, the README's pictures: `make figures`."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from sdlms.errors import UserError
 from sdlms.figures.controls import controls_figure
+from sdlms.figures.dynamic_k import quality_figure
 from sdlms.figures.sizes import sizes_figure
 from sdlms.runs.provenance import git_state
 from sdlms.runs.reading import Run, list_runs, remove
@@ -19,9 +22,15 @@ TARGETS = (
     ROOT / "docs/figures/sparsity-by-size.png",
     ROOT / "docs/figures/specialization-and-its-controls.png",
 )
+GATED_TARGET = ROOT / "docs/figures/perplexity-and-bytes.png"
 MODELS = ("sdlms-small", "sdlms-medium", "sdlms-large")
 # float32, because bfloat16 is chosen on some machines only.
 SETTINGS = ("--layers", "all", "--dtype", "float32", "--label", "figures")
+GATED_SETTINGS = (
+    *("--rule", "post-norm,post-abs,threshold,top-p,input,sequence,pre-abs,static,random"),
+    *("--measure", "quality", "--layers", "none", "--seeds", "1", "--max-tokens", "10000"),
+    *("--dtype", "float32", "--label", "figures"),
+)
 CONTROLS = ("none", "reinit", "permute-tokens")
 KEPT = ("reinit",)  # whose activations give thresholds at which it fires as often as the model
 
@@ -60,9 +69,9 @@ def captured(model: str, artifacts: Path, control: str = "none") -> Run:
     return Run(run_stage("capture", artifacts, *what, *SETTINGS))
 
 
-def what_of(capture: Run) -> tuple[str, str]:
-    """Model and control of a capture."""
-    resolved = capture.start["resolved"]
+def what_of(run: Run) -> tuple[str, str]:
+    """Model and control of a run."""
+    resolved = run.start["resolved"]
     return resolved["model"]["name"], resolved["control"]
 
 
@@ -76,6 +85,20 @@ def specialized(model: str, artifacts: Path) -> Run:
             return run
     named = ("--acts", own.name, "--controls", ",".join(run.name for run in controls))
     return Run(run_stage("si-modularity", artifacts, *named, "--no-graph"))
+
+
+def gated(model: str, artifacts: Path) -> Run:
+    """What a model loses under each rule; made if there is no current run of it.
+
+    Raises:
+        CalledProcessError: `sdlms dynamic-k` failed; it has said why.
+    """
+    for run in list_runs(artifacts):
+        if run.complete and run.stage == "dynamic-k" and what_of(run)[0] == model:
+            if is_current(run, model):
+                return run
+            remove(run)
+    return Run(run_stage("dynamic-k", artifacts, "--model", model, *GATED_SETTINGS))
 
 
 def forget(capture: Run) -> None:
@@ -104,8 +127,20 @@ def draw(models: tuple[str, ...], artifacts: Path, targets: tuple[Path, Path]) -
         controls_figure(beside, f"Specialization of MLP neurons {what}"),
     )
     for figure, target in zip(figures, targets, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=160)
+        save(figure, target)
+
+
+def draw_gated(models: tuple[str, ...], artifacts: Path, target: Path) -> None:
+    """Gate each model, and draw what it loses."""
+    runs = [gated(model, artifacts) for model in models]
+    tokens = f"{runs[0].start['config']['max_tokens']:,} tokens per task"
+    save(quality_figure(runs, f"What dropping neurons costs on held-out text ({tokens})"), target)
+
+
+def save(figure: Figure, target: Path) -> None:
+    """Write a picture."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=160)
 
 
 def main() -> None:
@@ -117,11 +152,12 @@ def main() -> None:
         )
     try:
         draw(MODELS, RUNS, TARGETS)
+        draw_gated(MODELS, RUNS, GATED_TARGET)
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
     except UserError as error:
         sys.exit(f"make figures: {error}")
-    print("\n".join(str(target) for target in TARGETS))
+    print("\n".join(str(target) for target in (*TARGETS, GATED_TARGET)))
 
 
 if __name__ == "__main__":

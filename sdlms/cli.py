@@ -14,6 +14,7 @@ from sdlms.errors import UserError, did_you_mean
 from sdlms.options import dashed
 from sdlms.stages import (
     capture,
+    dynamic_k,
     probe,
     sae_evaluate,
     sae_latents,
@@ -24,7 +25,7 @@ from sdlms.stages import (
 from sdlms.tools import models as models_tool
 from sdlms.tools import runs as runs_tool
 
-STAGES = (capture, sae_train, sae_latents, sae_evaluate, probe, si_modularity, scaling)
+STAGES = (capture, sae_train, sae_latents, sae_evaluate, probe, si_modularity, dynamic_k, scaling)
 # Read when torch is loaded, so set before; whoever sets them otherwise is obeyed.
 ENVIRONMENT = {
     # OpenMP's threads otherwise wait for each other by spinning, which beside one other busy

@@ -388,6 +388,22 @@ class TestDatasets:
             "ARC-Challenge",
         ]  # fmt: skip
 
+    def test_wikitext_is_paragraphs_of_its_test_split(self, tmp_path: Path) -> None:
+        shutil.copy(assets.asset_folder("configs") / "tasks/wikitext.jsonl", tmp_path)
+        lines = ["", " = Title = \n", "", f" {LONG} . \n", "", f" {LONG} , too . \n", ""]
+        splits = {"test": lines, "train": ["x"], "validation": ["y"]}
+        rows = {split: [{"text": line} for line in own] for split, own in splits.items()}
+        others = {"test": [{"text": "other"}]}
+        configs = {"wikitext-103-raw-v1": rows, "wikitext-103-v1": others}
+        write_configs(tmp_path / "Salesforce/wikitext", configs)
+        (task,) = read_manifest(tmp_path / "wikitext.jsonl")
+        assert task.name == "wikitext"
+        assert [document.text for document in task.documents] == [
+            f" = Title = \n\n {LONG} . ",
+            f" {LONG} , too . ",
+        ]
+        assert task.datasets[0]["config"] == "wikitext-103-raw-v1"
+
     def test_the_command_line_records_the_data_set_and_resumes_on_it(
         self, tmp_path: Path, cli: Callable[..., int], tiny_model: Path
     ) -> None:
@@ -489,7 +505,7 @@ def test_the_embedded_probe_tasks_can_be_read() -> None:
 
 
 def test_the_studies_of_the_configs_are_named_beside_the_embedded_tasks() -> None:
-    assert {"probe", "pythia"} <= set(embedded_manifests())
+    assert {"probe", "pythia", "wikitext"} <= set(embedded_manifests())
 
 
 def test_neither_import_nor_plain_files_load_the_heavy_libraries(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class Architecture:
     mlp: str | None
     """The module from the MLP's input to the output of its down projection; None where no one
     module is that (BERT, OPT)."""
+    up: tuple[str, ...]
+    """The linear maps into the neurons; first the one whose output is activated (the gate)."""
     down_projection: str
     """The MLP's last linear map; its input is the neurons."""
     final_norm: str | None
@@ -106,6 +108,7 @@ _GPT2 = Architecture(
     attn_out="attn.c_proj",
     mlp_out="mlp.c_proj",
     mlp="mlp",
+    up=("mlp.c_fc",),
     down_projection="mlp.c_proj",
     final_norm="ln_f",
     gated=False,
@@ -118,6 +121,7 @@ _LLAMA = Architecture(
     attn_out="self_attn.o_proj",
     mlp_out="mlp.down_proj",
     mlp="mlp",
+    up=("mlp.gate_proj", "mlp.up_proj"),
     down_projection="mlp.down_proj",
     final_norm="norm",
     gated=True,
@@ -134,6 +138,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attn_out="attention.output.dense",
         mlp_out="output.dense",
         mlp=None,
+        up=("intermediate.dense",),
         down_projection="output.dense",
         final_norm=None,
         gated=False,
@@ -151,6 +156,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attn_out="attention.dense",
         mlp_out="mlp.dense_4h_to_h",
         mlp="mlp",
+        up=("mlp.dense_h_to_4h",),
         down_projection="mlp.dense_4h_to_h",
         final_norm="final_layer_norm",
         gated=False,
@@ -161,6 +167,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _GPT2,
         attn_out="attn.out_proj",
         mlp_out="mlp.fc_out",
+        up=("mlp.fc_in",),
         down_projection="mlp.fc_out",
         parallel_residual=_always,
     ),
@@ -172,6 +179,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attn_out="self_attn.out_proj",
         mlp_out="fc2",
         mlp=None,
+        up=("fc1",),
         down_projection="fc2",
         final_norm="decoder.final_layer_norm",
         gated=False,
@@ -186,6 +194,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attn_out="self_attn.dense",
         mlp_out="mlp.fc2",
         mlp="mlp",
+        up=("mlp.fc1",),
         down_projection="mlp.fc2",
         final_norm="final_layernorm",
         gated=False,

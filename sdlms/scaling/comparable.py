@@ -5,7 +5,8 @@ from itertools import combinations
 
 from sdlms.errors import UserError
 from sdlms.progress import LOGGER
-from sdlms.scaling.documents import documents_of
+from sdlms.scaling.documents import documents_of, texts_of
+from sdlms.scaling.metrics import ALL_TASKS, Metric
 from sdlms.scaling.sources import Source
 
 
@@ -13,8 +14,9 @@ def check_comparable(sources: Sequence[Source]) -> None:
     """Refuse runs whose numbers mean different things.
 
     No model is there under two names. Of each stage: two models or more, of each one run for the
-    same units; the same threshold rule and settings; the same tasks and documents. A run whose
-    capture is gone is compared by the names of its tasks alone, with a warning.
+    same units; the same threshold rule and settings; the same tasks and documents. A run that
+    lists no documents is compared by its texts and settings; one whose capture is gone by the
+    names of its tasks alone, with a warning.
 
     Raises:
         UserError: the first difference.
@@ -24,9 +26,10 @@ def check_comparable(sources: Sequence[Source]) -> None:
     for stage in dict.fromkeys(source.stage for source in sources):
         group = [source for source in sources if source.stage == stage]
         _check_models(group)
+        _check_rules(group)  # other --keep are other units too, but are better said by name
         _check_subjects(group)
-        _check_rules(group)
         _check_tasks(group)
+        _check_texts(group)
         _check_documents(group)
 
 
@@ -54,11 +57,11 @@ def _check_names(sources: Sequence[Source]) -> None:
 def _check_models(group: Sequence[Source]) -> None:
     """Two models at least, each once."""
     for one, other in combinations(group, 2):
-        shared = [subject for subject in one.subjects if subject in other.subjects]
+        shared = [subject for subject, _ in sorted(one.quantities & other.quantities)]
         if one.model == other.model and shared:
             raise UserError(
                 f"--runs: {one.run.name} and {other.run.name} are both {one.stage} of {one.model}, "
-                f"{shared[0].kind}s of {shared[0].site}. Leave one out."
+                f"{shared[0].named}. Leave one out."
             )
     if len({source.model for source in group}) == 1:
         raise UserError(
@@ -68,17 +71,24 @@ def _check_models(group: Sequence[Source]) -> None:
 
 
 def _check_subjects(group: Sequence[Source]) -> None:
-    """The same units in all models, in one run or in several."""
-    found: dict[str, set[str]] = {}
+    """The same units in all models, in one run or in several, for what was measured of both."""
+    found: dict[str, dict[Metric, set[str]]] = {}
     for source in group:
-        named = {f"{kind}s of {site}" for site, kind in source.subjects}
-        found.setdefault(source.model, set()).update(named)
+        own = found.setdefault(source.model, {})
+        for subject, metric in source.quantities:
+            own.setdefault(metric, set()).add(subject.named)
     (first, own), *others = found.items()
     for model, theirs in others:
-        if own != theirs:
+        if not (both := own.keys() & theirs.keys()):
             raise UserError(
-                f"--runs: {group[0].stage} is of {', '.join(sorted(own))} in {first} and of "
-                f"{', '.join(sorted(theirs))} in {model}. Name runs of the same sites."
+                f"--runs: {group[0].stage} measured nothing in {first} that it measured in {model} "
+                "too. Make both by the same settings."
+            )
+        one, other = (sorted(set().union(*(of[m] for m in both))) for of in (own, theirs))
+        if one != other:
+            raise UserError(
+                f"--runs: {group[0].stage} is of {', '.join(one)} in {first} and of "
+                f"{', '.join(other)} in {model}. Name runs of the same sites and rules."
             )
 
 
@@ -95,8 +105,8 @@ def _check_rules(group: Sequence[Source]) -> None:
 
 
 def _check_tasks(group: Sequence[Source]) -> None:
-    """The same tasks."""
-    for first, other in _pairs(group):
+    """The same tasks, of runs that tell tasks apart."""
+    for first, other in _pairs([source for source in group if source.tasks != [ALL_TASKS]]):
         _compare_tasks(first, set(first.tasks), other, set(other.tasks))
 
 
@@ -112,10 +122,24 @@ def _compare_tasks(first: Source, own: set[str], other: Source, theirs: set[str]
     )
 
 
+def _check_texts(group: Sequence[Source]) -> None:
+    """The same texts, of runs that list no documents."""
+    known = [(source, texts) for source in group if (texts := texts_of(source.run)) is not None]
+    for other, theirs in known[1:]:
+        first, own = known[0]
+        _compare_tasks(first, set(own), other, set(theirs))
+        for task in own:
+            if own[task] != theirs[task]:
+                raise UserError(
+                    f"--runs: {first.described} and {other.described} read other texts of the task "
+                    f"'{task}' (their sha256 differ). Make both from the same texts."
+                )
+
+
 def _check_documents(group: Sequence[Source]) -> None:
-    """The same documents."""
+    """The same documents, of runs that list them or read a run that does."""
     known = []
-    for source in group:
+    for source in (source for source in group if texts_of(source.run) is None):
         if (documents := documents_of(source.run)) is None:
             LOGGER.warning(
                 f"{source.described}: the capture that it read is not beside it; its documents are "

@@ -34,6 +34,23 @@ def documents_of(run: Run) -> frozenset[TaskDocument] | None:
         run = Run(run.path.parent / read)
 
 
+def texts_of(run: Run) -> dict[str, frozenset[str]] | None:
+    """Of a run that read texts and lists no documents: task by task, what was read, by sha256.
+
+    Which of them it drew is said by its settings. None where documents are listed, or were read by
+    another run.
+    """
+    resolved, recorded = run.start["resolved"], {record["path"] for record in run.all_of("output")}
+    if resolved.get("acts") or recorded & set(LISTS) or not resolved.get("data"):
+        return None
+    return {
+        str(task["task"]): frozenset(
+            [*task["sources"].values(), *(read["sha256"] for read in task["datasets"])]
+        )
+        for task in resolved["data"]
+    }
+
+
 def _read(path: Path, listed: Callable[[Path], list[TaskDocument]]) -> frozenset[TaskDocument]:
     """What a file lists."""
     try:

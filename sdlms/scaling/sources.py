@@ -1,6 +1,7 @@
 """A run as `scaling` reads it: whose it is, by which rules it was made, and its values."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from sdlms.storage.sparse_acts import LATENTS
 from sdlms.storage.tables import read_table
 
 CONFIDENCE_95 = 1.96  # standard errors
+UNITS = ("neuron", "latent", "unit")
+NOT_REACHED = re.compile(r"(^|; )(not reached|no sparsity)")
+Rows = list[dict[str, str]]
 
 
 class Subject(NamedTuple):
@@ -20,11 +24,16 @@ class Subject(NamedTuple):
 
     Attributes:
         site: where in the model.
-        kind: `neuron`, `latent` or `unit`.
+        kind: `neuron`, `latent` or `unit`; of a gated model the rule, with the fraction it keeps.
     """
 
     site: str
     kind: str
+
+    @property
+    def named(self) -> str:
+        """For messages."""
+        return f"{self.kind}{'s' * (self.kind in UNITS)} of {self.site}"
 
 
 class Value(NamedTuple):
@@ -34,7 +43,7 @@ class Value(NamedTuple):
         subject: whose.
         metric: what it measures.
         task: on which text; `all` is on all of it.
-        layer: from 0.
+        layer: from 0; None of the whole model.
         value: NaN where it could not be measured.
         low: lower end of its 95 % interval; None where the table has none.
         high: upper end.
@@ -43,7 +52,7 @@ class Value(NamedTuple):
     subject: Subject
     metric: Metric
     task: str
-    layer: int
+    layer: int | None
     value: float
     low: float | None
     high: float | None
@@ -61,7 +70,8 @@ class Source:
         weights: sha256 of their files, ascending.
         control: what was done to weights or tokens, `none` otherwise.
         rules: what must be the same in all models, by its name.
-        values: of its table.
+        given: what some metrics depend on beside the model, by the word of `Metric.given`.
+        values: of its tables.
     """
 
     run: Run
@@ -71,6 +81,7 @@ class Source:
     weights: tuple[str, ...]
     control: str
     rules: Mapping[str, str]
+    given: Mapping[str, str]
     values: list[Value]
 
     @property
@@ -84,14 +95,19 @@ class Source:
         return sorted({value.subject for value in self.values})
 
     @property
+    def quantities(self) -> set[tuple[Subject, Metric]]:
+        """What was measured of whom."""
+        return {(value.subject, value.metric) for value in self.values}
+
+    @property
     def tasks(self) -> list[str]:
-        """Tasks of its table, `all` among them, in order."""
+        """Tasks of its tables, `all` among them, in order."""
         return list(dict.fromkeys(value.task for value in self.values))
 
     @property
     def layers(self) -> list[int]:
-        """Layers of its table, ascending."""
-        return sorted({value.layer for value in self.values})
+        """Layers of its tables, ascending."""
+        return sorted({value.layer for value in self.values if value.layer is not None})
 
     @property
     def described(self) -> str:
@@ -100,13 +116,13 @@ class Source:
 
 
 def read_source(run: Run) -> Source:
-    """Read what a run says of itself, and its table.
+    """Read what a run says of itself, and its tables.
 
     Raises:
-        UserError: it does not record the model's size or, of latents, whose they are; or its table
+        UserError: it does not record the model's size or, of latents, whose they are; or its tables
             cannot be read.
     """
-    table, resolved = TABLES[run.stage], run.start["resolved"]
+    resolved = run.start["resolved"]
     record = resolved["model"]
     if "n_parameters" not in record:
         then = "" if run.stage == "capture" else f", then run sdlms {run.stage} on that"
@@ -119,7 +135,7 @@ def read_source(run: Run) -> Source:
             f"{run.name} does not say of which site its latents are: an earlier version of sdlms "
             f"made it. Make it anew: sdlms {run.stage}"
         )
-    rows = _rows_of(run, table)
+    read = _read_tables(run)
     revision = record.get("revision")
     return Source(
         run=run,
@@ -128,41 +144,74 @@ def read_source(run: Run) -> Source:
         n_layers=int(record["n_layers"]),
         weights=tuple(sorted(record["weights"].values())),
         control=str(resolved.get("control", "none")),
-        rules=dict([*_settings(run, table), *_firing_rules(rows, table, resolved)]),
-        values=[value for row in rows for value in _values(row, table, resolved)],
+        rules=dict(rule for table, rows in read for rule in _rules(run, table, rows)),
+        given={"machine": _machine(run, read), "tokenizer": _tokenizer(record)},
+        values=[
+            value for table, rows in read for row in rows for value in _values(row, table, resolved)
+        ],
     )
 
 
-def _rows_of(run: Run, table: Table) -> list[dict[str, str]]:
+def _read_tables(run: Run) -> list[tuple[Table, Rows]]:
+    """Tables with the rows that are read, one row at least; a run may lack what it did not measure.
+
+    Of a stage with one table, that one is there or refused.
+    """
+    tables = TABLES[run.stage]
+    written = {record["path"] for record in run.all_of("output")}
+    there = [table for table in tables if table.file in written] or tables[:1]
+    read = [(table, _rows_of(run, table)) for table in there]
+    if not any(rows for _, rows in read):
+        path = run.path / there[0].file
+        raise UserError(f"{path} has no row to read. See: sdlms runs verify {run.name}")
+    return read
+
+
+def _rows_of(run: Run, table: Table) -> Rows:
     """The rows that are read, each with every column that is."""
     path = intact(run, table.file)
     rows = read_table(path)
-    if table.only is not None:
-        column, wanted = table.only
-        rows = [row for row in rows if row.get(column) == wanted]
-    if not rows:
-        raise UserError(f"{path} has no row to read. See: sdlms runs verify {run.name}")
-    needed = ["layer", *filter(None, [table.rule]), *(c for m in table.metrics for c in m.columns)]
-    if absent := [column for column in needed if column not in rows[0]]:
+    if rows and (absent := [column for column in table.columns if column not in rows[0]]):
         raise UserError(
             f"{path} has no column '{absent[0]}': another version of sdlms made it. Make it anew: "
             f"sdlms {run.stage}"
         )
-    return rows
+    return [row for row in rows if all(row[column] == cell for column, cell in table.only)]
 
 
-def _settings(run: Run, table: Table) -> Iterator[tuple[str, str]]:
-    """Settings that must agree, as flags; and what was decided, where it was."""
-    config = run.start["config"]
+def _rules(run: Run, table: Table, rows: Rows) -> Iterator[tuple[str, str]]:
+    """What must agree: settings as flags, what was decided, where it was, and how units fire."""
+    config, resolved, decided = (run.start[name] for name in ("config", "resolved", "decided"))
     graphs = table.of_graphs if config.get("graph") else ()
     for name in (*table.settings, *graphs):
-        yield f"--{name.replace('_', '-')}", str(config.get(name))
-    decided = run.start["decided"]
+        yield f"--{name.replace('_', '-')}", _as_text(config.get(name))
+    yield from ((f"--{name}", str(resolved.get(name))) for name in table.resolved)
     yield from ((name, str(decided[name])) for name in table.decided if name in decided)
+    yield from _firing_rules(rows, table, resolved)
+
+
+def _as_text(setting: object) -> str:
+    """A setting; of several numbers the order does not matter."""
+    return ", ".join(map(str, sorted(setting))) if isinstance(setting, list) else str(setting)
+
+
+def _machine(run: Run, read: Sequence[tuple[Table, Rows]]) -> str:
+    """What measured times depend on."""
+    decided = run.start["decided"]
+    backends = {row[table.backend] for table, rows in read if table.backend for row in rows}
+    named = [decided.get(name) for name in ("device_name", "dtype")]
+    words = [*named, f"{decided.get('threads')} threads", *sorted(backends)]
+    return ", ".join(str(word) for word in words if word)
+
+
+def _tokenizer(record: Mapping[str, Any]) -> str:
+    """The vocabulary by its hash; of a tokenizer in several files, all of theirs."""
+    hashes = record.get("tokenizer") or {}
+    return str(hashes.get("tokenizer.json") or " ".join(sorted(hashes.values())))
 
 
 def _firing_rules(
-    rows: list[dict[str, str]], table: Table, resolved: Mapping[str, Any]
+    rows: Rows, table: Table, resolved: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
     """The rule by which units fire, site by site."""
     if not table.rule:
@@ -177,7 +226,10 @@ def _firing_rules(
 
 def _subject(row: Mapping[str, str], table: Table, resolved: Mapping[str, Any]) -> Subject:
     """Whose units a row is of; latents are those of the site that they encode."""
-    site = row.get("site") or str(resolved.get("encoded_site") or resolved["site"])
+    own = row.get("site") or table.site
+    site = own or str(resolved.get("encoded_site") or resolved["site"])
+    if table.kinds:
+        return Subject(site, ":".join(row[column] for column in table.kinds))
     kind = str(resolved.get("kind", table.kind))
     return Subject(site, kind or ("neuron" if site == "mlp_act" else "unit"))
 
@@ -185,12 +237,16 @@ def _subject(row: Mapping[str, str], table: Table, resolved: Mapping[str, Any]) 
 def _values(row: Mapping[str, str], table: Table, resolved: Mapping[str, Any]) -> Iterator[Value]:
     """The metrics of a row; an empty cell says that there is no such thing, and is no value."""
     subject, task = _subject(row, table, resolved), row.get("task") or ALL_TASKS
+    layer = int(row[table.layer]) if table.layer and row[table.layer] else None
     for metric in table.metrics:
         if (cell := row[metric.column or metric.name]) == "":
             continue
+        if metric.bound and NOT_REACHED.search(row[metric.bound]):
+            yield Value(subject, metric, task, layer, nan, nan, nan)
+            continue
         whole = float(row[metric.per]) if metric.per else 1.0
         value = float(cell) / whole
-        yield Value(subject, metric, task, int(row["layer"]), value, *_ends(row, metric, whole))
+        yield Value(subject, metric, task, layer, value, *_ends(row, metric, whole))
 
 
 def _ends(

@@ -3,6 +3,7 @@
 Writes scaling.csv (one row per model, relative depth, task and quantity) and trends.csv (for each
 quantity its rank correlation with the number of parameters, and its change per tenfold size, with
 an interval over models). With three models that rests on three points, and p is never below 1/3.
+Speed is joined only where one machine timed all models.
 """
 
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def run(config: Config, out: RunWriter) -> None:
 def _plan(config: Config, artifacts: Path) -> Plan:
     """Find and read the runs; refuse those that do not compare."""
     from sdlms.scaling.comparable import check_comparable
+    from sdlms.scaling.conditions import under_same_conditions
     from sdlms.scaling.joining import joined
     from sdlms.scaling.sources import read_source
 
@@ -98,6 +100,7 @@ def _plan(config: Config, artifacts: Path) -> Plan:
             raise UserError(f"--runs names {run.name} twice. Name each run once.")
     sources = [read_source(run) for run in found]
     check_comparable(sources)
+    sources = under_same_conditions(sources)
     depths = _depths(config, sources)
     return Plan(sources, depths, joined(sources, depths, layer_at))
 
@@ -106,7 +109,8 @@ def _depths(config: Config, sources: "list[Source]") -> list[float]:
     """Where layers are joined, ascending."""
     words = list(config.depths)
     if not words:
-        named = [source.run.start["config"].get("layers") or () for source in sources]
+        configs = [source.run.start["config"] for source in sources if source.layers]
+        named = [config.get("layers") or () for config in configs]
         words = [word for layers in named for word in layers if PERCENTAGE.fullmatch(word)]
     return sorted({_fraction(word) for word in words or DEFAULT_LAYERS})
 
@@ -136,13 +140,15 @@ def _announce(plan: Plan) -> None:
 
     for source in plan.sources:
         at = depths_of(source, plan.depths, layer_at)
-        placed = ", ".join(f"layer {layer} at {depth:.4g}" for depth, layer in at.items())
+        layers = [f"layer {layer} at {depth:.4g}" for depth, layer in at.items()]
+        placed = ", ".join(layers) or "the whole model"
         left = [layer for layer in source.layers if layer not in at.values()]
         LOGGER.info(
             f"{source.run.name}: {source.model}, {source.n_parameters:,} parameters; {placed}"
             + (f"; {named_layers(left)} left out" if left else "")
         )
-        if absent := [f"{depth:.4g}" for depth in plan.depths if depth not in at]:
+        absent = [f"{depth:.4g}" for depth in plan.depths if depth not in at]
+        if source.layers and absent:
             LOGGER.warning(f"{source.described} has no layer at {', '.join(absent)}")
     if (n_sizes := len({source.n_parameters for source in plan.sources})) < FEW_SIZES:
         LOGGER.warning(f"{n_sizes} model sizes: every trend rests on as many points")

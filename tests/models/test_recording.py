@@ -461,6 +461,7 @@ BLOOM = Architecture(
     attn_out="self_attention.dense",
     mlp_out="mlp.dense_4h_to_h",
     mlp=None,
+    up=("mlp.dense_h_to_4h",),
     down_projection="mlp.dense_4h_to_h",
     final_norm="ln_f",
     gated=False,

@@ -7,6 +7,7 @@ import pytest
 from sdlms.errors import UserError
 from sdlms.runs.reading import Run
 from sdlms.scaling.comparable import check_comparable
+from tests.scaling.gated_runs import gated
 from tests.scaling.small_runs import captured, model_of, modular, sources, trained
 
 Make = Callable[[Path], Run]
@@ -139,6 +140,26 @@ def test_one_model_under_two_names_is_refused(tmp_path: Path) -> None:
             lambda work: modular(work, "medium"),
             "--nulls is 5 in",
         ),
+        (
+            lambda work: gated(work, "small", keep=(0.5, 1.0)),
+            lambda work: gated(work, "medium"),
+            "--keep is 0.5, 1.0 in",
+        ),
+        (
+            lambda work: gated(work, "small", settings={"max_tokens": 9}),
+            lambda work: gated(work, "medium"),
+            "--max-tokens is 9 in",
+        ),
+        (
+            lambda work: gated(work, "small", resolved={"window": 128}),
+            lambda work: gated(work, "medium"),
+            "--window is 128 in",
+        ),
+        (
+            lambda work: gated(work, "small", resolved={"stride": 8}),
+            lambda work: gated(work, "medium"),
+            "--stride is 8 in",
+        ),
     ],
 )
 def test_other_rules_are_refused(tmp_path: Path, first: Make, other: Make, expected: str) -> None:
@@ -180,3 +201,49 @@ def test_documents_that_are_not_known_are_taken_on_trust(
         check_comparable(sources(*runs))
     (record,) = caplog.records
     assert f"{runs[0].name} (small): the capture that it read is not beside it" in record.message
+
+
+# Gated models
+
+
+def test_gated_models_pass(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their documents are not listed: texts and settings are the same."""
+    runs = [gated(tmp_path, name) for name in ("small", "medium", "large")]
+    with caplog.at_level(logging.WARNING, "sdlms"):
+        check_comparable(sources(*runs))
+    assert not caplog.records
+
+
+def test_the_order_of_the_fractions_does_not_matter(tmp_path: Path) -> None:
+    runs = [gated(tmp_path, "small", keep=(1.0, 0.3)), gated(tmp_path, "medium", keep=(0.3, 1.0))]
+    check_comparable(sources(*runs))
+
+
+def test_other_rules_of_gating_are_refused_and_may_lie_in_several_runs(tmp_path: Path) -> None:
+    both, one = gated(tmp_path, "small"), gated(tmp_path, "medium", rules=["input"])
+    message = refusal(both, one)
+    assert "and of input of mlp, input:0.3 of mlp, input:1.0 of mlp in medium" in message
+    assert message.endswith("Name runs of the same sites and rules.")
+    check_comparable(sources(both, one, gated(tmp_path, "medium", rules=["post-norm"])))
+    message = refusal(both, gated(tmp_path, "small", rules=["input"]), one)
+    assert "are both dynamic-k of small, input of mlp. Leave one out." in message
+
+
+def test_quality_and_speed_may_be_measured_apart(tmp_path: Path) -> None:
+    both = gated(tmp_path, "small")
+    apart = [gated(tmp_path, "medium", measure=measure) for measure in ("quality", "speed")]
+    check_comparable(sources(both, *apart))
+    check_comparable(sources(*apart[::-1], both))
+    check_comparable(sources(both, apart[0]))
+    check_comparable(sources(apart[1], both))
+    message = refusal(gated(tmp_path, "large", measure="speed"), apart[0])
+    assert "dynamic-k measured nothing in" in message and "Make both by the same se" in message
+
+
+def test_other_texts_are_refused(tmp_path: Path) -> None:
+    one, other = gated(tmp_path, "small"), gated(tmp_path, "medium", texts="another")
+    assert "read other texts of the task 'qa' (their sha256 differ)" in refusal(one, other)
+    message = refusal(one, gated(tmp_path, "medium", tasks=("qa", "code")))
+    assert "(medium) has the task 'code'" in message
+    timed = gated(tmp_path, "medium", measure="speed", tasks=("qa", "code"))
+    assert "(medium) has the task 'code'" in refusal(one, timed)

@@ -5,7 +5,8 @@ import pytest
 
 from sdlms.errors import UserError
 from sdlms.runs.reading import Run
-from sdlms.scaling.documents import TaskDocument, documents_of
+from sdlms.scaling.documents import TaskDocument, documents_of, texts_of
+from tests.scaling.gated_runs import gated
 from tests.scaling.small_runs import captured, modular, trained
 
 FOUR = {TaskDocument(task, f"{i:016x}") for i, task in enumerate(["qa", "math", "qa", "math"])}
@@ -42,3 +43,13 @@ def test_a_damaged_list_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("document_id", "name"))
     with pytest.raises(UserError, match=r"documents\.csv is damaged"):
         documents_of(Run(run.path))
+
+
+def test_texts_are_known_where_no_document_is_listed(tmp_path: Path) -> None:
+    read = [{"sha256": "d0", "split": "test"}]
+    task = {"task": "prose", "sources": {"a.jsonl": "a0", "b.txt": "b0"}, "datasets": read}
+    run = gated(tmp_path, "small", resolved={"data": [task]})
+    assert texts_of(run) == {"prose": {"a0", "b0", "d0"}}
+    acts = captured(tmp_path, "small")
+    for other in (acts, modular(tmp_path, "small", acts), trained(tmp_path, "small")):
+        assert texts_of(other) is None

@@ -5,8 +5,9 @@ import pytest
 
 from sdlms.errors import UserError
 from sdlms.models.layers import layer_at
-from sdlms.scaling.joining import COLUMNS, MEAN, Row, Series, depths_of, joined
+from sdlms.scaling.joining import COLUMNS, MEAN, MODEL, Row, Series, depths_of, joined
 from sdlms.storage.tables import Cell
+from tests.scaling.gated_runs import gated
 from tests.scaling.small_runs import captured, model_of, modular, sources, trained
 
 QUARTERS = [0.25, 0.5, 0.75]
@@ -121,3 +122,33 @@ def test_models_of_one_size_stand_in_the_order_of_their_names(tmp_path: Path) ->
     ]
     found = of(joined(sources(*runs), QUARTERS, layer_at), "firing_rate", "qa")
     assert [point[0] for point in points(found[MEAN])] == ["a", "b", "c"]
+
+
+def test_what_belongs_to_no_layer_is_joined_as_the_models_own(tmp_path: Path) -> None:
+    """Critical sparsity is measured of the model and of layers; perplexity of the model alone."""
+    runs = [
+        gated(tmp_path, n, rules=["input"], critical=c) for n, c in (("small", 0.4), ("large", 0.6))
+    ]
+    series = joined(sources(*runs), QUARTERS, layer_at)
+    found = of(series, "critical_sparsity", "all")
+    assert list(found) == [0.25, 0.5, 0.75, MEAN, MODEL]
+    assert points(found[MODEL]) == [("small", None, 0.4), ("large", None, 0.6)]
+    assert points(found[MEAN]) == [("small", None, 0.5), ("large", None, pytest.approx(0.7))]
+    assert [layer for _, layer, _ in points(found[0.5])] == [2, 3]
+    (low, high) = found[MODEL].points[0][3:]
+    assert (low, high) == pytest.approx((0.35, 0.42))
+    assert list(of(series, "critical_sparsity", "qa")) == [MODEL]
+    ratios = [s for s in series if (s.metric.name, s.task) == ("perplexity_ratio", "math")]
+    assert [(s.subject.kind, s.depth) for s in ratios] == [
+        ("input:0.3", MODEL),
+        ("input:1.0", MODEL),
+    ]
+    row = next(ratios[0].rows())
+    assert (row["site"], row["kind"], row["layer"]) == ("mlp", "input:0.3", None)
+    assert (row["relative_depth"], row["value"]) == ("model", pytest.approx(1.035))
+
+
+def test_a_run_of_whole_models_needs_no_layer(tmp_path: Path) -> None:
+    runs = sources(*(gated(tmp_path, name, measure="speed") for name in ("small", "large")))
+    assert depths_of(runs[0], [0.5], layer_at) == {}
+    assert {series.depth for series in joined(runs, [0.5], layer_at)} == {MODEL}

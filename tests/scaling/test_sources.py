@@ -8,10 +8,11 @@ import pytest
 from sdlms.errors import UserError
 from sdlms.runs.reading import Run
 from sdlms.scaling.sources import Source, Subject, Value, read_source
+from tests.scaling.gated_runs import gated
 from tests.scaling.small_runs import captured, model_of, modular, trained
 
 
-def found(source: Source, metric: str, task: str, layer: int) -> Value:
+def found(source: Source, metric: str, task: str, layer: int | None) -> Value:
     """One value."""
     (value,) = (
         v for v in source.values if (v.metric.name, v.task, v.layer) == (metric, task, layer)
@@ -140,3 +141,43 @@ def test_a_damaged_table_is_one_line(tmp_path: Path, change: Callable[[bytes], b
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=rf"sae\.csv is damaged .* verify {run.name}$"):
         read_source(Run(run.path))
+
+
+def test_a_gated_model_is_read_from_two_tables(tmp_path: Path) -> None:
+    run = gated(tmp_path, "medium", rules=["top-p"], keep=[0.5])
+    source = read_source(run)
+    assert source.subjects == [Subject("mlp", "top-p"), Subject("mlp", "top-p:0.5")]
+    assert [subject.named for subject in source.subjects] == ["top-p of mlp", "top-p:0.5 of mlp"]
+    assert (source.tasks, source.layers) == (["all", "qa", "math"], [1, 2, 3])
+    assert found(source, "perplexity_ratio", "qa", None)[4:] == pytest.approx((1.025, 1.015, 1.045))
+    assert found(source, "perplexity", "all", None).value == pytest.approx(8.2)
+    assert found(source, "speedup", "all", None)[4:] == (pytest.approx(3**0.5), None, None)
+    assert found(source, "bytes_reduction", "math", None).value == 0.125
+    assert found(source, "critical_sparsity", "all", None).value == 0.6
+    assert found(source, "critical_sparsity", "all", 2).value == 0.7
+    assert source.rules == {
+        "--keep": "0.5",
+        "--max-tokens": "1000",
+        "--window": "64",
+        "--stride": "32",
+    }
+    assert source.given == {"machine": "a CPU, float32, 2 threads, compiled", "tokenizer": "t0"}
+
+
+def test_what_was_not_measured_is_no_value(tmp_path: Path) -> None:
+    timed = read_source(gated(tmp_path, "medium", measure="speed"))
+    assert {v.metric.name for v in timed.values} == {"speedup", "speedup_mlp", "sparsity_gain_mlp"}
+    assert (timed.tasks, timed.layers) == (["all"], [])
+    measured = read_source(gated(tmp_path, "medium", measure="quality"))
+    assert not {v.metric.name for v in measured.values} & {v.metric.name for v in timed.values}
+    with pytest.raises(UserError, match=r"dynamic_k\.csv has no row to read"):
+        read_source(gated(tmp_path, "medium", keep=[], rules=[]))
+
+
+@pytest.mark.parametrize("reason", ["not reached", "x; not reached in 1 of 3 seeds"])
+def test_a_sparsity_that_was_not_reached_is_not_known(tmp_path: Path, reason: str) -> None:
+    """It is one that costs less than 1 %: a bound, which no trend may take for the value."""
+    source = read_source(gated(tmp_path, "medium", rules=["top-p"], reason=reason))
+    assert all(math.isnan(number) for number in found(source, "critical_sparsity", "all", None)[4:])
+    assert found(source, "critical_sparsity", "all", 2).value == 0.7  # only its upper end is not
+    assert found(source, "critical_sparsity", "qa", None).value == 0.6

@@ -46,3 +46,23 @@ def test_a_model_is_captured_once_until_it_changes(tiny_model: Path, tmp_path: P
     left = {found.path for found in list_runs(tmp_path / "runs")}
     assert left == {again.path, *(control.path for control in controls)}
     assert again.path != run.path
+
+
+@pytest.mark.slow
+def test_a_model_is_gated_once_until_it_changes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ("--rule", "post-norm,random", "--keep", "0.3,1.0", "--measure", "quality")
+    few += ("--layers", "none", "--seeds", "1", "--max-tokens", "200", "--dtype", "float32")
+    monkeypatch.setattr(draw_figures, "GATED_SETTINGS", few)
+    model, runs = tmp_path / "model", tmp_path / "runs"
+    shutil.copytree(tiny_model, model)
+    for _ in range(2):
+        draw_figures.draw_gated((str(model),), runs, tmp_path / "figures" / "gated.png")
+        assert (tmp_path / "figures" / "gated.png").stat().st_size > 5000
+    (run,) = list_runs(runs)
+    assert run.stage == "dynamic-k"
+    config = model / "config.json"
+    config.write_text(config.read_text() + "\n")
+    again = draw_figures.gated(str(model), runs)
+    assert [found.path for found in list_runs(runs)] == [again.path] != [run.path]

@@ -15,6 +15,7 @@ from sdlms.cli import main
 from sdlms.runs.reading import Run, list_runs
 from sdlms.scaling import joining, trends
 from sdlms.storage.cards import find_card
+from tests.scaling.gated_runs import gated
 from tests.scaling.small_runs import captured, model_of, modular, trained
 from tests.stages.probe_runs import Cli, newest, outputs, table
 
@@ -215,6 +216,26 @@ def test_controls_are_named_as_such(cli: Cli, work: Path, capsys: Streams) -> No
     assert {row["control"] for row in table(newest(work), "scaling.csv")} == {"reinit"}
 
 
+def test_gated_models_are_joined_whole_and_by_layer(cli: Cli, work: Path, capsys: Streams) -> None:
+    sizes = {"small": 0.5, "medium": 0.6, "large": 0.7}
+    runs = [gated(work, name, critical=c, excess=1 - c) for name, c in sizes.items()]
+    runs[2] = gated(work, "large", critical=0.7, excess=0.3, decided={"device_name": "a GPU"})
+    assert cli(*joining_of(*runs)) == 0
+    streams = capsys.readouterr().err
+    assert "dynamic-k: sparsity_gain_mlp, speedup, speedup_mlp are not joined: the machine" in (
+        streams
+    )
+    rows = table(newest(work), "trends.csv")
+    at = {row["relative_depth"] for row in rows if row["metric"] == "critical_sparsity"}
+    assert at == {"0.25", "0.5", "0.75", "mean", "model"}
+    whole = [row for row in rows if row["relative_depth"] == "model" and row["task"] == "all"]
+    named = {(row["kind"], row["metric"]): row for row in whole}
+    assert float(named["input", "critical_sparsity"]["slope_per_decade"]) == pytest.approx(0.1)
+    assert named["post-norm:0.3", "perplexity_ratio"]["spearman"] == "-1.0"
+    assert named["post-norm:1.0", "perplexity_ratio"]["reason"] == "the same value in all models"
+    assert not {metric for _, metric in named if "gain" in metric or "speedup" in metric}
+
+
 # Refusals
 
 
@@ -257,7 +278,7 @@ def test_runs_that_do_not_compare_are_refused(cli: Cli, work: Path, capsys: Stre
     def line(*runs: Run) -> str:
         return refused(cli, work, capsys, *joining_of(*runs))
 
-    assert "is a 'scaling' run; a 'capture' or 'sae-train' or 'si-modularity' run is" in line(
+    assert "is a 'scaling' run; a 'capture' or 'sae-train' or 'si-modularity' or " in line(
         small, made(cli, work, small, medium)
     )
     assert "are both capture of small" in line(small, captured(work, "small"), medium)
@@ -267,6 +288,7 @@ def test_runs_that_do_not_compare_are_refused(cli: Cli, work: Path, capsys: Stre
     )
     assert "has the task 'code'" in line(small, captured(work, "medium", tasks=("qa", "code")))
     assert "6 are the same" in line(small, captured(work, "medium", n_documents=7))
+    assert "--keep is 0.3, 1.0 in" in line(gated(work, "small"), gated(work, "medium", keep=[0.5]))
     assert "threshold rule of mlp_act" in line(small, captured(work, "medium", rule="zero"))
     assert "of units of resid_post in medium" in line(
         small, captured(work, "medium", sites=("resid_post",))

@@ -1,0 +1,112 @@
+"""Draw of what parts the speed of a gated model is made: the kernel's gain and sparsity's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from sdlms.figures.dynamic_k import mean_rows
+from sdlms.figures.panels import COLOURS, Row, numbers
+from sdlms.runs.reading import Run
+
+SIDES = (("whole model", ""), ("MLP alone", "_mlp"))
+TICKS = (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 50)
+KERNEL_COLOUR, SPARSITY_COLOUR, LIMIT_COLOUR = "#C9C9C9", COLOURS[0], COLOURS[5]
+NOTE = "batch 1, one token at a time\nfigures: speedup = kernel x skipping"
+
+
+def speed_figure(runs: Sequence[Run], title: str) -> Figure:
+    """A column per run, rule and backend: decode speedup at each kept fraction, and its two parts.
+
+    The y axis is logarithmic, so that heights multiply: the wide grey bar is what the kernel alone
+    gives (all neurons kept), the narrow one on top what is gained by skipping; the dash is where
+    that one would end at the limit that the bytes set. Fractions of 1 are the unmodified model and
+    left out.
+
+    Args:
+        runs: dynamic-k runs that measured speed.
+        title: above the panels.
+
+    Raises:
+        UserError: a run measured no speed.
+    """
+    columns = [column for run in runs for column in _columns_of(run)]
+    figure = Figure(figsize=(2.6 * len(columns) + 1.4, 6.4), layout="constrained")
+    axes = figure.subplots(2, len(columns), sharey="row", squeeze=False)
+    for index, (name, rows) in enumerate(columns):
+        for panel, (_, side) in zip(axes[:, index], SIDES, strict=True):
+            _draw_gains(panel, rows, side)
+        axes[0, index].set_title(name, fontsize=9)
+        axes[-1, index].set_xlabel("kept fraction k")
+    for row, (side, suffix) in zip(axes, SIDES, strict=True):
+        row[0].set_ylabel(f"decode speedup, {side}\n(times the dense model)")
+        _scale_gains(row[0], [own for _, rows in columns for own in rows], suffix)
+    figure.suptitle(f"{title}\n{NOTE}", fontsize=10)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(3, len(columns)), frameon=False
+    )
+    return figure
+
+
+def _columns_of(run: Run) -> list[tuple[str, list[Row]]]:
+    """Model, rule, backend and type of number; and the rows of less than all neurons."""
+    rows = [row for row in mean_rows(run, "decode") if float(row["k"]) < 1]
+    start = run.start
+    name = str(start["resolved"]["model"]["name"])
+    pairs = dict.fromkeys((row["rule"], row["backend"]) for row in rows)
+    return [
+        (
+            f"{name}\n{rule}, {backend}, {start['decided']['dtype']}",
+            [row for row in rows if (row["rule"], row["backend"]) == (rule, backend)],
+        )
+        for rule, backend in pairs
+    ]
+
+
+def _draw_gains(panel: Axes, rows: list[Row], side: str) -> None:
+    """Bars of one rule, from 1 to the kernel's gain, from there to the speedup."""
+    kernel, sparsity = numbers(rows, f"kernel_gain{side}"), numbers(rows, f"sparsity_gain{side}")
+    speedup, limit = numbers(rows, f"speedup{side}"), numbers(rows, f"limit{side}")
+    places = np.arange(len(rows))
+    panel.axhline(1, color="black", linewidth=0.8)
+    for heights, start, width, colour, label in (
+        (kernel - 1, np.ones(len(rows)), 0.8, KERNEL_COLOUR, "kernel alone, all neurons kept"),
+        (kernel * (sparsity - 1), kernel, 0.4, SPARSITY_COLOUR, "skipping neurons"),
+    ):
+        panel.bar(places, heights, bottom=start, width=width, color=colour, label=label, zorder=2)
+    panel.hlines(
+        kernel * limit,
+        places - 0.4,
+        places + 0.4,
+        color=LIMIT_COLOUR,
+        linewidth=2,
+        label="limit of skipping, by bytes",
+        zorder=3,
+    )
+    for place, value, top in zip(places, speedup, np.maximum(kernel * limit, speedup), strict=True):
+        panel.annotate(
+            f"{value:.2f}",
+            (place, max(top, 1.0)),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+        )
+    panel.set_xticks(places, [row["k"] for row in rows])
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", linewidth=0.4, alpha=0.5)
+    panel.set_axisbelow(True)
+
+
+def _scale_gains(panel: Axes, rows: list[Row], side: str) -> None:
+    """Logarithmic, with room for all bars and the figures above them; panels share it."""
+    kernel = numbers(rows, f"kernel_gain{side}")
+    ends = [kernel, kernel * numbers(rows, f"limit{side}"), numbers(rows, f"speedup{side}")]
+    panel.set_yscale("log")
+    panel.set_ylim(min(0.9, np.min(ends) / 1.08), max(1.15, np.max(ends)) * 1.2)
+    panel.yaxis.set_major_locator(FixedLocator(TICKS))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:g}x"))

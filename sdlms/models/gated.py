@@ -1,0 +1,202 @@
+"""Run a model with MLPs that keep a part of their neurons for each token, and put it back after.
+
+    from sdlms.models.gated import gated, learn
+
+    with gated(model, "post-norm", keep=0.3):
+        model.generate(**inputs)
+
+Rules: `sdlms.models.gating.rules`. The linear maps of the MLPs are replaced, not the MLPs, so that
+every architecture of the table is served; `replacing` and `recording` work inside.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from sdlms.errors import UserError
+from sdlms.models.architectures import architecture_for, check_causal
+from sdlms.models.gating.calibration import learn
+from sdlms.models.gating.compact_family import SequenceMlp, StaticMlp
+from sdlms.models.gating.down_family import DownMlp
+from sdlms.models.gating.inputs_family import InputsMlp
+from sdlms.models.gating.layouts import LinearMap, mlps_of
+from sdlms.models.gating.learned import Learned
+from sdlms.models.gating.rules import Family, check_keep, rule_of
+from sdlms.models.gating.stand_ins import StandIn
+from sdlms.models.gating.terms import Backends, GatedMlp, How, Terms
+from sdlms.models.replacing import first_argument
+
+__all__ = ["Gates", "How", "Learned", "gated", "learn"]
+
+FAMILIES: dict[Family, type[GatedMlp]] = {"down": DownMlp, "inputs": InputsMlp}
+COMPACT: dict[str, type[GatedMlp]] = {"static": StaticMlp, "sequence": SequenceMlp}
+
+
+@contextmanager
+def gated(
+    model: PreTrainedModel,
+    rule: str,
+    keep: float,
+    *,
+    learned: Learned | None = None,
+    how: How = How(),  # noqa: B008 - frozen
+) -> Iterator["Gates"]:
+    """Gate the MLPs of a model inside the block.
+
+    On leaving, however the block ends, the model has its own modules again and bit-equal weights.
+    Meanwhile no second copy of the weights is held (unless `how.hold_both`). At keep 1 nothing is
+    replaced (unless `how.force_at_one`). Contexts may be nested on different layers.
+
+    Args:
+        model: A causal model, or the base model of one.
+        rule: One of `sdlms.models.gating.rules.RULES`.
+        keep: The fraction to keep, in (0, 1].
+        learned: What `learn` gave, for rules that need a calibration sample or blocks.
+        how: Everything else.
+
+    Yields:
+        Tells what was really kept, and takes another `keep`.
+
+    Raises:
+        UserError: The rule or keep does not exist; the model is an encoder, or its MLPs cannot be
+            gated; the rule needs what `learned` does not hold; a layer is gated already.
+        ValueError: A layer does not exist.
+    """
+    family = rule_of(rule).family
+    check_keep(keep)
+    check_causal(model.config)
+    mlps = mlps_of(model, how.layers)
+    _check_learned(rule, learned, [mlp.layer for mlp in mlps])
+    made = COMPACT[rule] if family == "compact" else FAMILIES[family]
+    terms = Terms(rule, how, learned, Backends(how.backend))
+    gates = Gates([made(mlp, terms) for mlp in mlps], terms)
+    with ExitStack() as stack:
+        stack.callback(gates._leave)
+        if architecture_for(model.config).mlp is None:
+            for layer in gates._mlps:
+                hook = layer.mlp.block.register_forward_pre_hook(_shape_to(layer), with_kwargs=True)
+                stack.callback(hook.remove)
+        gates.keep = keep
+        yield gates
+
+
+def _shape_to(layer: GatedMlp) -> Any:
+    """A hook that notes batch and token of a block's forward."""
+
+    def note(block: nn.Module, *arguments: Any) -> None:
+        layer.see_shape(first_argument(arguments).shape[:2])
+
+    return note
+
+
+def _check_learned(rule: str, learned: Learned | None, layers: list[int]) -> None:
+    """Refuse a rule that lacks what it must know."""
+    needs = rule_of(rule).needs
+    if needs == "nothing":
+        return
+    if learned is None:
+        raise UserError(
+            f"rule '{rule}' needs a calibration sample. Pass learned=learn(model, input_ids)."
+        )
+    if absent := [layer for layer in layers if layer not in learned.layers]:
+        raise UserError(f"layer {absent[0]} was not learned. Pass it to learn, or gate others.")
+    unblocked = [layer for layer in layers if learned.layers[layer].block is None]
+    if needs == "blocks" and unblocked:
+        raise UserError(
+            f"rule '{rule}' needs blocks of neurons; layer {unblocked[0]} has none. Pass blocks to "
+            "learn, or gate other layers."
+        )
+
+
+class Gates:
+    """An open `gated` context."""
+
+    def __init__(self, mlps: list[GatedMlp], terms: Terms) -> None:
+        self._mlps, self._terms = mlps, terms
+        self._keep = math.nan
+        self._entered = False
+        self._stand_ins: list[tuple[LinearMap, StandIn]] = []
+
+    @property
+    def keep(self) -> float:
+        """The fraction to keep; may be set while the context is open."""
+        return self._keep
+
+    @keep.setter
+    def keep(self, keep: float) -> None:
+        check_keep(keep)
+        share = 1.0
+        if self._terms.rule == "top-p" and self._terms.learned is not None:
+            layers = [layer.mlp.layer for layer in self._mlps]
+            share = self._terms.learned.share_of(keep, layers)
+        gating = keep < 1 or self._terms.how.force_at_one
+        if not gating:
+            self._leave()
+        for layer in self._mlps:
+            layer.set_keep(keep, share)
+        self._keep = keep
+        if gating and not self._entered:
+            self._enter()
+
+    def kept_fraction(self) -> float:
+        """What was kept, in the mean over layers and over their tokens since `reset`.
+
+        NaN before any token; 1 where the model's own modules are in place. Tokens that a rule does
+        not gate (prompts, under `sequence`) are not counted.
+        """
+        fractions = self.by_layer().values()
+        return sum(fractions) / len(fractions)
+
+    def by_layer(self) -> dict[int, float]:
+        """The same for each layer."""
+        own = not self._entered
+        return {layer.mlp.layer: 1.0 if own else layer.tally.mean() for layer in self._mlps}
+
+    def reset(self) -> None:
+        """Count anew."""
+        for layer in self._mlps:
+            layer.tally.reset()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The model's own modules are back inside.
+
+        Raises:
+            ValueError: The weights are laid out otherwise: neither masked, nor `hold_both`.
+        """
+        if self._entered and not (self._terms.masked or self._terms.how.hold_both):
+            raise ValueError("paused needs How(hold_both=True) or How(execution='masked')")
+        self._take_out()
+        try:
+            yield
+        finally:
+            self._put_in()
+
+    def _enter(self) -> None:
+        """Lay the weights out and put the stand-ins in."""
+        self._entered = True
+        for layer in self._mlps:
+            layer.lay()
+            self._stand_ins.extend(layer.stand_ins())
+        self._put_in()
+
+    def _put_in(self) -> None:
+        for linear, stand_in in self._stand_ins:
+            linear.put(stand_in)
+
+    def _take_out(self) -> None:
+        for linear, stand_in in self._stand_ins:
+            linear.put(stand_in.module)
+
+    def _leave(self) -> None:
+        """Put the model's own modules back, with their own weights."""
+        with ExitStack() as stack:
+            for layer in self._mlps:
+                stack.callback(layer.lay_back)
+            stack.callback(self._take_out)
+        self._stand_ins = []
+        self._entered = False

@@ -1,0 +1,145 @@
+"""Learn from a sample what rules must know, in one dense forward, layer by layer."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sdlms.models.architectures import activation_name, check_causal
+from sdlms.models.gating.allocation import allocate
+from sdlms.models.gating.layouts import Mlp, mlps_of
+from sdlms.models.gating.learned import QUANTILES, SHARES, Learned, LearnedLayer
+from sdlms.models.gating.scoring import magnitudes, output_norms
+from sdlms.models.replacing import first_argument
+
+Communities = Mapping[int, NDArray[np.int64]]
+MAX_SORTED = 2**22  # values whose quantiles are taken; more are thinned out evenly
+ROWS_AT_ONCE = 256  # tokens whose scores are sorted at once
+
+
+@torch.no_grad()
+def learn(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    layers: tuple[int, ...] | None = None,
+    blocks: Communities | None = None,
+) -> Learned:
+    """What every rule must know of a model's MLPs, from one dense forward over a sample.
+
+    Args:
+        model: A causal model or its base model, in evaluation mode.
+        input_ids: `[window, token]` int64; every token counts.
+        layers: The layers to learn; None for all.
+        blocks: Layer -> int64 `[neuron]`, the community of each neuron and -1 where it has none.
+
+    Returns:
+        Summaries only: about 70 kB and 12 bytes per neuron for each layer.
+
+    Raises:
+        UserError: The model is an encoder, or its MLPs cannot be gated.
+        ValueError: The model is in training mode, or the sample is empty.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() first")
+    if not input_ids.numel():
+        raise ValueError("the calibration sample has no tokens")
+    check_causal(model.config)
+    learners = [_Learner(mlp, activation_name(model.config)) for mlp in mlps_of(model, layers)]
+    with ExitStack() as hooks:
+        for learner in learners:
+            up, down = learner.mlp.ups[0].module, learner.mlp.down.module
+            hooks.callback(up.register_forward_pre_hook(learner.see_inputs).remove)
+            hooks.callback(down.register_forward_pre_hook(learner.see_neurons).remove)
+        model.base_model(input_ids=input_ids.to(model.device), use_cache=False)
+    return Learned(
+        {
+            learner.mlp.layer: learner.learned(None if blocks is None else blocks)
+            for learner in learners
+        }
+    )
+
+
+class _Learner:
+    """What one layer learns while the forward passes it."""
+
+    def __init__(self, mlp: Mlp, activation: str) -> None:
+        self.mlp = mlp
+        self._activation = activation
+        self._inputs: Tensor | None = None
+        self._found: dict[str, Any] = {}
+
+    def see_inputs(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A forward pre-hook of the first map into the neurons."""
+        inputs = first_argument((args, {}))
+        self._inputs = inputs.reshape(-1, inputs.shape[-1])
+
+    def see_neurons(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A forward pre-hook of the down projection: everything is there now."""
+        neurons, inputs = first_argument((args, {})), self._inputs
+        assert inputs is not None
+        self._inputs = None
+        neurons = neurons.reshape(-1, neurons.shape[-1])
+        down = self.mlp.down
+        norms = output_norms(down.weight, 1 if down.rows == "outputs" else 0)
+        curves = [quantiles_of(magnitudes(thinned(inputs), None))] * len(self.mlp.ups)
+        curves.append(quantiles_of(magnitudes(thinned(neurons), None)))
+        mean, held = summed_scores(neurons, norms)
+        self._found = {
+            "scores": quantiles_of(magnitudes(thinned(neurons), norms)),
+            "held": held,
+            "mean_scores": mean,
+            "inputs": tuple(curves),
+            "allocation": allocate(self.mlp, self._activation, inputs, tuple(curves)),
+        }
+
+    def learned(self, blocks: Communities | None) -> LearnedLayer:
+        """All of it."""
+        block = None if blocks is None else blocks.get(self.mlp.layer)
+        n_neurons = self.mlp.down.n_inputs
+        if block is not None and block.shape != (n_neurons,):
+            raise ValueError(f"blocks {block.shape} of a layer of {n_neurons} neurons")
+        tensor = None if block is None else torch.from_numpy(block.astype(np.int64))
+        return LearnedLayer(**self._found, block=tensor)
+
+
+def thinned(acts: Tensor) -> Tensor:
+    """Tokens `[token, unit]` at even distances, so that at most `MAX_SORTED` values remain."""
+    return acts[:: -(-acts.numel() // MAX_SORTED)]
+
+
+def quantiles_of(scores: Tensor) -> Tensor:
+    """Quantiles of all scores at `QUANTILES`: float32 on the CPU, between ranks linear."""
+    ranked = scores.flatten().sort().values
+    place = QUANTILES.to(ranked.device, torch.float32 if ranked.is_mps else None) * (
+        len(ranked) - 1
+    )
+    low = place.long()
+    high = (low + 1).clamp(max=len(ranked) - 1)
+    return torch.lerp(ranked[low], ranked[high], (place - low).float()).cpu()
+
+
+def summed_scores(neurons: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean score of every neuron, and how many neurons hold a share of a token's scores.
+
+    Args:
+        neurons: `[token, neuron]`, any float dtype.
+        norms: float32 `[neuron]`.
+
+    Returns:
+        float32 `[neuron]`, and float64 `[share]`: the mean fraction of neurons, for `SHARES`.
+    """
+    n_tokens, n_neurons = neurons.shape
+    sums = torch.zeros(n_neurons, dtype=torch.float64, device=neurons.device)
+    counts = torch.zeros(len(SHARES), dtype=torch.float64, device=neurons.device)
+    shares = SHARES.to(neurons.device)
+    for part in torch.split(neurons, ROWS_AT_ONCE):
+        scores = magnitudes(part, norms)
+        sums += scores.sum(0)
+        held = scores.sort(-1, descending=True).values.double().cumsum(-1)
+        counts += 1 + torch.searchsorted(held[:, :-1].contiguous(), shares * held[:, -1:]).sum(0)
+    return (sums / n_tokens).float().cpu(), (counts / (n_tokens * n_neurons)).cpu()

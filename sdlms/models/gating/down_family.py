@@ -1,0 +1,94 @@
+"""Rules that choose among the finished neurons of a token and skip rows of the down projection."""
+
+import torch
+from torch import Tensor
+
+from sdlms.models.gating.choosers import Chooser, Facts, chooser_of
+from sdlms.models.gating.layouts import LinearMap, Mlp, Rows
+from sdlms.models.gating.scoring import output_norms
+from sdlms.models.gating.terms import GatedMlp, Terms, masked_product
+
+
+class DownMlp(GatedMlp):
+    """Up and gate matrices whole; then a set of neurons for each token."""
+
+    def __init__(self, mlp: Mlp, terms: Terms) -> None:
+        super().__init__(mlp, terms)
+        learned = terms.learned
+        self._facts = Facts(
+            layer=mlp.layer,
+            norms=output_norms(mlp.down.weight, 1 if mlp.down.rows == "outputs" else 0),
+            learned=None if learned is None else learned.layers[mlp.layer],
+            seed=terms.how.seed,
+        )
+        self._chooser: Chooser | None = None
+        self._rows: Rows | None = None
+        self._before: Tensor | None = None
+
+    def set_keep(self, keep: float, share: float) -> None:
+        """See `GatedMlp`."""
+        self._chooser = chooser_of(self.terms.rule, self._facts, keep, share)
+
+    def lay(self) -> None:
+        """See `GatedMlp`."""
+        if not self.terms.masked:
+            self._rows = Rows(self.mlp.down, "inputs", copied=self.terms.how.hold_both)
+            self._rows.lay_()
+
+    def lay_back(self) -> None:
+        """See `GatedMlp`."""
+        if self._rows is not None:
+            self._rows.lay_back()
+            self._rows = None
+
+    def up(self, index: int, x: Tensor) -> Tensor:
+        """See `GatedMlp`."""
+        linear = self.mlp.ups[index]
+        out = self._up_singly(linear, x) if self.singly(x, linear.n_inputs) else None
+        if out is None:
+            out = linear.module.forward(x)
+        if index == 0 and self.terms.rule == "pre-abs":
+            self._before = out
+        return out
+
+    def _up_singly(self, linear: LinearMap, x: Tensor) -> Tensor:
+        """The whole product, row by row."""
+        weight, backend = linear.weight.data, self.backend
+        assert backend is not None
+        bias = None if linear.bias is None else linear.bias.data
+        rows = x.reshape(-1, linear.n_inputs)
+        if linear.rows == "outputs":
+            found = [backend.dense(weight, bias, row) for row in rows]
+        else:
+            found = [backend.largest(weight, bias, row, None, len(row)) for row in rows]
+        return torch.stack(found).view(*x.shape[:-1], -1)
+
+    def down(self, x: Tensor) -> Tensor:
+        """See `GatedMlp`."""
+        chooser, before = self._chooser, self._before
+        assert chooser is not None
+        self._before = None
+        flat = x.reshape(-1, x.shape[-1])
+        before = None if before is None else before.reshape(flat.shape)
+        if self.singly(x, x.shape[-1]):
+            return self._down_singly(chooser, flat, before).view(*x.shape[:-1], -1)
+        mask = chooser.mask(flat, before)
+        self.tally.add(mask.sum() / mask.shape[1], len(mask))
+        self.tell(mask, x)
+        return masked_product(self.mlp.down, x, mask)
+
+    def _down_singly(self, chooser: Chooser, flat: Tensor, before: Tensor | None) -> Tensor:
+        """The kept rows of the down projection, token by token."""
+        assert self._rows is not None and self.backend is not None
+        found = []
+        for index, row in enumerate(flat):
+            product, n = chooser.product(
+                self.backend,
+                self._rows.rows,
+                self._rows.bias,
+                row,
+                None if before is None else before[index],
+            )
+            self.tally.add(n / len(row), 1)
+            found.append(product)
+        return torch.stack(found)

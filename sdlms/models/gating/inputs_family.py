@@ -1,0 +1,68 @@
+"""The rule that skips small inputs of every matrix of the MLP (TEAL, arXiv 2408.14690)."""
+
+import torch
+from torch import Tensor
+
+from sdlms.models.gating.layouts import LinearMap, Mlp, Rows
+from sdlms.models.gating.scoring import magnitudes
+from sdlms.models.gating.terms import GatedMlp, Terms, masked_product
+
+
+class InputsMlp(GatedMlp):
+    """Each matrix has its own threshold; kept fractions are weighted by the matrices' sizes."""
+
+    def __init__(self, mlp: Mlp, terms: Terms) -> None:
+        super().__init__(mlp, terms)
+        assert terms.learned is not None
+        self._learned = terms.learned.layers[mlp.layer]
+        self._rows: list[Rows] = []
+        self._least: list[float] = []
+        self._n_weights = sum(linear.n_inputs * linear.n_outputs for linear in mlp.maps)
+
+    def set_keep(self, keep: float, share: float) -> None:
+        """See `GatedMlp`."""
+        self._least = self._learned.least_inputs(keep)
+
+    def lay(self) -> None:
+        """See `GatedMlp`."""
+        if not self.terms.masked:
+            for linear in self.mlp.maps:
+                self._rows.append(Rows(linear, "inputs", copied=self.terms.how.hold_both))
+                self._rows[-1].lay_()
+
+    def lay_back(self) -> None:
+        """See `GatedMlp`."""
+        while self._rows:
+            self._rows[-1].lay_back()
+            self._rows.pop()
+
+    def up(self, index: int, x: Tensor) -> Tensor:
+        """See `GatedMlp`."""
+        return self._product(index, self.mlp.ups[index], x, 0)
+
+    def down(self, x: Tensor) -> Tensor:
+        """See `GatedMlp`."""
+        return self._product(len(self.mlp.ups), self.mlp.down, x, x.numel() // x.shape[-1])
+
+    def _product(self, index: int, linear: LinearMap, x: Tensor, n_tokens: int) -> Tensor:
+        """The product with the large inputs; the last matrix counts the tokens."""
+        share = linear.n_outputs / self._n_weights  # of one input
+        if self.singly(x, linear.n_inputs):
+            found, n = self._product_singly(index, x.reshape(-1, linear.n_inputs))
+            self.tally.add(n * share, n_tokens)
+            return found.view(*x.shape[:-1], -1)
+        mask = magnitudes(x, None) > self._least[index]
+        self.tally.add(mask.sum() * share, n_tokens)
+        if linear is self.mlp.down:
+            self.tell(mask, x)
+        return masked_product(linear, x, mask)
+
+    def _product_singly(self, index: int, flat: Tensor) -> tuple[Tensor, int]:
+        """Row by row; and how many inputs were kept in all."""
+        assert self.backend is not None
+        laid, n, found = self._rows[index], 0, []
+        for row in flat:
+            product, kept = self.backend.above(laid.rows, laid.bias, row, None, self._least[index])
+            found.append(product)
+            n += kept
+        return torch.stack(found), n

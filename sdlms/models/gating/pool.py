@@ -1,0 +1,38 @@
+"""The threads of the kernel: those that torch's own operations run on.
+
+A second pool of threads would fight with torch's for the cores. The kernel is given the addresses
+of four functions of the OpenMP library that torch has loaded; gcc's, LLVM's and Intel's have them
+all, under gcc's names.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from threadpoolctl import threadpool_info
+
+ENTRIES = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
+Addresses = tuple[int, int, int, int]
+
+
+@functools.cache
+def pool_addresses() -> Addresses | None:
+    """Addresses of `ENTRIES`; None where torch's threads are of another kind."""
+    for path in openmp_libraries():
+        try:
+            library = ctypes.CDLL(path)
+            found = [ctypes.cast(library[entry], ctypes.c_void_p).value for entry in ENTRIES]
+        except (OSError, AttributeError):
+            continue
+        run, number, size, wait = (address or 0 for address in found)
+        return run, number, size, wait
+    return None
+
+
+def openmp_libraries() -> list[str]:
+    """Files of torch's OpenMP library: the loaded one in torch's folder, else the only one."""
+    loaded = [info["filepath"] for info in threadpool_info() if info["user_api"] == "openmp"]
+    folder = Path(torch.__file__).resolve().parent
+    of_torch = [path for path in loaded if Path(path).resolve().is_relative_to(folder)]
+    return of_torch[:1] or (loaded if len(loaded) == 1 else [])

@@ -1,0 +1,382 @@
+"""Keep only some neurons per token: what it costs in perplexity, and what it gains in speed.
+
+Quality is measured with masks, speed only where the skipped weights are really not read. Writes
+dynamic_k.csv (one row per rule, kept fraction, phase, task and seed) and critical.csv (the largest
+sparsity that costs 1 % of perplexity); with --si specialized_units.csv, with --sae latents.csv.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from sdlms.command import ComputeConfig
+from sdlms.errors import UserError
+from sdlms.models.architectures import n_layers
+from sdlms.models.gating.rules import RULES, check_keep, rule_of
+from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of, named_layers
+from sdlms.models.settings import check_at_least
+from sdlms.progress import LOGGER, Progress
+from sdlms.runs.reading import Run, find_run
+from sdlms.runs.writing import RunWriter
+from sdlms.tasks import Task, check_sources, load_tasks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from sdlms.dynamic.beside import Beside
+    from sdlms.dynamic.streams import Documents
+    from sdlms.dynamic.study import Study
+    from sdlms.dynamic.windows import Drawn, WindowSettings
+    from sdlms.models.loading import ModelSource
+
+TABLE, CRITICAL = "dynamic_k.csv", "critical.csv"
+WINDOW = 512
+NO_LAYERS = ("none",)
+PART_DOCUMENT_BYTES = 60
+KEEP = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ComputeConfig):
+    """Settings of the dynamic-k stage."""
+
+    model: Annotated[str, "Embedded name, local folder, or hub id."] = "sdlms-medium"
+    revision: Annotated[str | None, "Branch, tag or commit of a hub model."] = None
+    tasks: Annotated[
+        tuple[str, ...], "A manifest (embedded name or path), or task names of the default one."
+    ] = ("heldout",)
+    texts: Annotated[Path | None, "A text, .jsonl or .parquet file to read instead."] = None
+    field: Annotated[str, "Key of the text in a .jsonl or .parquet file."] = "text"
+    keep: Annotated[tuple[float, ...], "Fractions of the neurons that are kept, in (0, 1]."] = KEEP
+    rule: Annotated[tuple[str, ...], f"Which are kept; any of {', '.join(RULES)}."] = ("post-norm",)
+    seeds: Annotated[int, "How many choices of windows and calibration text."] = 3
+    measure: Annotated[
+        Literal["quality", "speed", "both"], "Perplexity, tokens per second, or both."
+    ] = "both"
+    backend: Annotated[
+        Literal["auto", "torch", "compiled"],
+        "What skips the work; auto is the compiled kernel where it can be built.",
+    ] = "auto"
+    window: Annotated[int, "Tokens of a window; 0 is 512, or the context where shorter."] = 0
+    stride: Annotated[int, "Tokens of a window that are scored; 0 is half of it."] = 0
+    max_tokens: Annotated[int, "Scored tokens per task and seed, in whole windows."] = 20_000
+    calibration_tokens: Annotated[int, "Tokens that rules learn from, apart from the scored."] = (
+        4096
+    )
+    layers: Annotated[
+        tuple[str, ...], "Layers whose own critical sparsity is measured, one at a time; or none."
+    ] = DEFAULT_LAYERS
+    rounds: Annotated[int, "Rounds of timing; medians are over rounds."] = 5
+    si: Annotated[
+        str | None, "A si-modularity run: its specialised units, and blocks for the rule blocks."
+    ] = None
+    sae: Annotated[str | None, "A sae-train run: what becomes of its latents."] = None
+    force_sparse_at_one: Annotated[
+        bool, "At 1.0 run the sparse kernel on all neurons: its own error."
+    ] = False
+    batch_tokens: Annotated[int, "Tokens in a batch; 0 chooses."] = 0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is read."""
+        super().__post_init__()
+        if not self.rule or not self.keep:
+            raise UserError("--rule and --keep name at least one each (--rule post-norm).")
+        for rule in self.rule:
+            rule_of(rule)
+        for keep in self.keep:
+            check_keep(keep)
+        if self.layers != NO_LAYERS:
+            check_layers(self.layers)
+        least = {"seeds": 1, "rounds": 1, "max_tokens": 1, "window": 0, "stride": 0}
+        for name, bound in {**least, "calibration_tokens": 0, "batch_tokens": 0}.items():
+            check_at_least(name, getattr(self, name), bound)
+        check_sources(self.tasks, self.texts, self.field)
+        self._check_needs()
+
+    def _check_needs(self) -> None:
+        """Refuse rules that lack what they need, and settings without a use."""
+        for rule in self.rule:
+            if rule_of(rule).needs == "blocks" and self.si is None:
+                raise UserError(
+                    f"--rule {rule} keeps communities of neurons: name a run that has found them "
+                    "by --si (make one: sdlms si-modularity)."
+                )
+            if rule_of(rule).needs == "calibration" and not self.calibration_tokens:
+                raise UserError(
+                    f"--rule {rule} learns from text: --calibration-tokens must be at least one "
+                    "window, got 0."
+                )
+        if self.force_sparse_at_one and 1.0 not in self.keep:
+            raise UserError("--force-sparse-at-one says what is done at 1.0: add it to --keep.")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that is known before the model is loaded.
+
+    Attributes:
+        source: where the model is.
+        model_config: its config.
+        record: the model as meta.jsonl has it.
+        tasks: what was read of each task.
+        windows: how text is cut.
+        drawn: what each seed reads.
+        layers: that are also gated alone.
+        beside: what `--si` and `--sae` name.
+        decided: what `auto` means on this machine, or meant where the run was begun.
+    """
+
+    source: "ModelSource"
+    model_config: "PreTrainedConfig"
+    record: dict[str, Any]
+    tasks: list[Task]
+    windows: "WindowSettings"
+    drawn: "dict[int, Drawn]"
+    layers: tuple[int, ...]
+    beside: "Beside"
+    decided: dict[str, Any]
+
+
+def run(config: Config, out: RunWriter) -> None:
+    """Write the tables.
+
+    Raises:
+        UserError: a setting or an input is wrong (before anything is written); or a single window
+            does not fit the memory, or the disk is full.
+    """
+    from sdlms.models.device import set_threads
+
+    plan = _plan(config, out)
+    out.check_disk(_predicted_bytes(config, plan), "Lower --max-tokens, or name fewer --rule.")
+    plan = replace(plan, decided=out.start(_resolved(plan), plan.decided))
+    for read in plan.beside.runs:
+        out.input(read)
+    set_threads(plan.decided["threads"])
+    _announce(config, plan)
+    study = _study(config, plan, out)
+    if config.measure != "speed":
+        _measure_quality(study, out)
+    if config.measure != "quality":
+        _measure_speed(study, out)
+    _write(config, plan, study, out)
+    _write_beside(config, plan, study, out)
+    out.summary["tokens"] = sum(int(each.windows.scored.sum()) for each in plan.drawn.values())
+
+
+def _plan(config: Config, out: RunWriter) -> Plan:
+    """Check every setting and input; read the documents and cut them."""
+    from sdlms.dynamic.windows import check_windows, draw
+    from sdlms.models.architectures import check_causal
+    from sdlms.models.inputs import read_model
+    from sdlms.models.recorded import model_record
+
+    runs = _named_runs(config, out.options.artifacts)
+    decided = _decisions(config)
+    source, model_config = read_model(config.model, config.revision)
+    check_causal(model_config)
+    windows, context = _windows(config, model_config)
+    check_windows(windows, context)
+    alone = () if config.layers == NO_LAYERS else layers_of(config.layers, n_layers(model_config))
+    tasks = load_tasks(config.tasks, config.texts, config.field)
+    documents = _documents(source, model_config, tasks)
+    seeds = range(config.seed, config.seed + config.seeds)
+    drawn = {seed: draw(documents, seed, windows) for seed in seeds}
+    record = model_record(source, model_config)
+    beside = _beside(config, runs, record, model_config, [task.name for task in tasks])
+    return Plan(source, model_config, record, tasks, windows, drawn, tuple(alone), beside, decided)
+
+
+def _named_runs(config: Config, artifacts: Path) -> dict[str, Run]:
+    """The runs that `--si` and `--sae` name, by their stage."""
+    named = {"si-modularity": config.si, "sae-train": config.sae}
+    return {stage: find_run(artifacts, name, stage) for stage, name in named.items() if name}
+
+
+def _beside(
+    config: Config,
+    runs: dict[str, Run],
+    record: dict[str, Any],
+    model_config: "PreTrainedConfig",
+    tasks: list[str],
+) -> "Beside":
+    """What these runs say."""
+    from sdlms.dynamic.beside import Beside, read_si
+    from sdlms.dynamic.latents import autoencoders_of
+
+    si, sae = runs.get("si-modularity"), runs.get("sae-train")
+    specialized, blocks = read_si(si, record, config.rule, tasks) if si else (None, None)
+    found = autoencoders_of(sae, record, model_config) if sae else None
+    return Beside(list(runs.values()), specialized, blocks, found)
+
+
+def _windows(config: Config, model_config: "PreTrainedConfig") -> "tuple[WindowSettings, int]":
+    """How text is cut, and how much the model sees at once."""
+    from sdlms.dynamic.windows import WindowSettings
+    from sdlms.models.architectures import text_config
+
+    context = int(text_config(model_config).max_position_embeddings)
+    window = config.window or min(WINDOW, context)
+    stride = config.stride or max(1, window // 2)
+    settings = WindowSettings(window, stride, config.max_tokens, config.calibration_tokens)
+    return settings, context
+
+
+def _documents(
+    source: "ModelSource", model_config: "PreTrainedConfig", tasks: list[Task]
+) -> "list[Documents]":
+    """The documents of each task, ready to be tokenised."""
+    from sdlms.dynamic.streams import read_documents
+    from sdlms.models.loading import load_tokenizer
+    from sdlms.models.tokens import Text
+
+    texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
+    return read_documents(load_tokenizer(source), texts)
+
+
+def _decisions(config: Config) -> dict[str, Any]:
+    """What `auto` means on this machine, decided by capability; builds the kernel."""
+    from sdlms.models.batching import DEFAULT_BUDGET
+    from sdlms.models.device import decisions, device_of, dtype_of
+    from sdlms.models.gating.backends import backend_of
+
+    device = device_of(config.device)
+    decided = decisions(device, config.dtype, config.threads)
+    decided["batch_tokens"] = config.batch_tokens or DEFAULT_BUDGET[device.type]
+    if config.measure != "quality" or config.force_sparse_at_one:
+        reasons: list[str] = []
+        dtype = dtype_of(config.dtype, device)
+        decided["backend"] = backend_of(config.backend, dtype, device, reasons.append).name
+        decided["backend_reason"] = reasons[0] if reasons else None
+    return decided
+
+
+def _predicted_bytes(config: Config, plan: Plan) -> int:
+    """What the run will take on disk, parts among it."""
+    n_documents = sum(len(each.windows.document_ids) for each in plan.drawn.values())
+    below = sum(keep < 1 for keep in config.keep)
+    n_parts = 1 + len(config.rule) * (below * (1 + len(plan.layers)) + 1)
+    return n_documents * n_parts * PART_DOCUMENT_BYTES
+
+
+def _resolved(plan: Plan) -> dict[str, Any]:
+    """What the inputs turned out to be, with their hashes."""
+    return {
+        "model": plan.record,
+        "data": [task.record() for task in plan.tasks],
+        "window": plan.windows.window,
+        "stride": plan.windows.stride,
+        "layers": list(plan.layers),
+        "runs": [run.name for run in plan.beside.runs],
+        "tokens": {str(seed): int(n.windows.scored.sum()) for seed, n in plan.drawn.items()},
+        "control": "none",
+    }
+
+
+def _announce(config: Config, plan: Plan) -> None:
+    """Log what will be measured, and what is doubtful of it."""
+    from sdlms.models.device import announcement, device_of
+
+    LOGGER.info(announcement(device_of(plan.decided["device"]), plan.decided))
+    n_scored = sum(int(each.windows.scored.sum()) for each in plan.drawn.values())
+    LOGGER.info(
+        f"{plan.source.name}: {n_scored:,} tokens scored in {len(plan.drawn)} seeds, windows of "
+        f"{plan.windows.window} tokens, {plan.windows.stride} from one to the next"
+    )
+    for rule in config.rule:
+        if warning := rule_of(rule).warning:
+            LOGGER.warning(warning)
+        if rule_of(rule).needs == "blocks" and plan.beside.blocks is not None:
+            LOGGER.info(f"rule {rule} gates {named_layers(sorted(plan.beside.blocks))} alone")
+    if reason := plan.decided.get("backend_reason"):
+        LOGGER.warning(f"no compiled kernel, torch instead: {reason}")
+
+
+def _study(config: Config, plan: Plan, out: RunWriter) -> "Study":
+    """The model and what is measured of it."""
+    from sdlms.dynamic.study import Study, StudySettings
+    from sdlms.models.device import DTYPES, device_of
+    from sdlms.models.loading import load_causal_model
+    from sdlms.runs.parts import Parts
+
+    decided = plan.decided
+    settings = StudySettings(
+        rules=tuple(dict.fromkeys(config.rule)),
+        keeps=tuple(sorted(set(config.keep))),
+        layers=plan.layers,
+        seeds=tuple(plan.drawn),
+        backend=decided.get("backend", "auto"),
+        rounds=config.rounds,
+        budget=decided["batch_tokens"],
+        force_at_one=config.force_sparse_at_one,
+    )
+    model = load_causal_model(plan.source, DTYPES[decided["dtype"]], device_of(decided["device"]))
+    parts, halved = Parts(out.scratch / "parts"), partial(_note_halved, out)
+    return Study(model, plan.drawn, plan.beside.blocks, settings, parts, halved)
+
+
+def _note_halved(out: RunWriter, budget: int) -> None:
+    """Record that memory ran out."""
+    out.event("batch_halved", batch_tokens=budget)
+
+
+def _measure_quality(study: "Study", out: RunWriter) -> None:
+    """Perplexity of the dense model, of every rule and kept fraction, and of single layers."""
+    sweeps = list(study.sweeps())
+    with out.phase("quality"), Progress("quality", len(sweeps), "sweeps") as progress:
+        for sweep in sweeps:
+            sweep()
+            progress.advance(1)
+
+
+def _measure_speed(study: "Study", out: RunWriter) -> None:
+    """Tokens per second of every rule."""
+    settings = study.settings
+    pairs = list(product(settings.seeds, settings.rules))
+    with out.phase("speed"), Progress("speed", len(pairs), "timings") as progress:
+        for seed, rule in pairs:
+            study.speed(seed, rule)
+            progress.advance(1)
+
+
+def _write(config: Config, plan: Plan, study: "Study", out: RunWriter) -> None:
+    """Write `dynamic_k.csv` and `critical.csv`."""
+    from sdlms.dynamic import tables
+    from sdlms.dynamic.results import Results
+    from sdlms.models.gating.costs import costs_of
+    from sdlms.storage.tables import write_table
+
+    results = Results(
+        study=study,
+        costs=costs_of(plan.model_config),
+        task_names=[task.name for task in plan.tasks],
+        window=plan.windows.window,
+        seed=config.seed,
+        has_quality=config.measure != "speed",
+        has_speed=config.measure != "quality",
+    )
+    with out.phase("tables"):
+        write_table(out.path / TABLE, tables.COLUMNS, results.rows())
+        out.output(TABLE, columns=tables.COLUMNS, timed=tables.TIMED)
+        if results.has_quality:
+            write_table(out.path / CRITICAL, tables.CRITICAL_COLUMNS, results.critical_rows())
+            out.output(CRITICAL, columns=tables.CRITICAL_COLUMNS)
+
+
+def _write_beside(config: Config, plan: Plan, study: "Study", out: RunWriter) -> None:
+    """Write what becomes of specialized neurons and of latents."""
+    from sdlms.dynamic.beside import questions_of
+    from sdlms.storage.tables import write_table
+
+    settings = study.settings
+    points = [(rule, keep) for rule in settings.rules for keep in settings.keeps if keep < 1]
+    for question in questions_of(plan.beside, study, config.seed):
+        name = question.file.removesuffix(".csv")
+        with out.phase(name), Progress(name, len(points), "gates") as progress:
+            parts = []
+            for rule, keep in points:
+                parts.append(question.measure(study, rule, keep))
+                progress.advance(1)
+        write_table(out.path / question.file, question.columns, question.rows(parts, config.seed))
+        out.output(question.file, columns=question.columns)

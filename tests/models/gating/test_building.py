@@ -1,0 +1,168 @@
+"""The kernel is compiled once, in one place, and a place or compiler of no use gives a reason."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sdlms.models.gating import building
+from sdlms.models.gating.building import NoKernelError, compilers, kernel, kernels_folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder, and nothing compiled in this process."""
+    monkeypatch.setenv("SDLMS_CACHE", str(tmp_path / "cache"))
+    building._folder_of_process.cache_clear()
+    kernel.cache_clear()
+    yield tmp_path / "cache" / "kernels"
+    kernel.cache_clear()
+    building._folder_of_process.cache_clear()
+
+
+def compiler_script(folder: Path, lines: str) -> str:
+    """A compiler that tells its version, and does something of its own otherwise."""
+    path = folder / "compiler"
+    path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo 1; exit; fi\n{lines}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def works(library: ctypes.CDLL) -> bool:
+    return all(hasattr(library, name) for name in ("all_dots", "largest_rows", "set_pool"))
+
+
+def test_compiled_files_are_found_again(cache: Path) -> None:
+    assert works(kernel("float32")) and works(kernel("bfloat16"))
+    made = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert len(made) == 2 and cache.stat().st_mode & 0o777 == 0o700
+    kernel.cache_clear()
+    assert works(kernel("float32")) and works(kernel("bfloat16"))
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == made
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "empty"])
+def test_damaged_file_is_made_anew(cache: Path, harm: str) -> None:
+    kernel("float32")
+    [path] = cache.iterdir()
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    path.unlink()  # the loaded one stays as it is
+    path.write_bytes({"cut": whole[:middle], "changed": changed, "empty": b""}[harm])
+    kernel.cache_clear()
+    assert works(kernel("float32"))
+    assert [found.read_bytes() for found in cache.iterdir()] == [whole]
+
+
+def test_two_processes_at_once(cache: Path) -> None:
+    program = (
+        "from sdlms.models.gating.building import kernel\n"
+        "print(kernel('float32').largest_rows and kernel('bfloat16').largest_rows and 'both')"
+    )
+    command = [sys.executable, "-c", program]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in started] == ["both\n"] * 2
+    assert sorted(path.name.split("-")[1] for path in cache.iterdir()) == ["bfloat16", "float32"]
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "ziglang", None)  # as if it were not installed
+    assert compilers() == []
+    with pytest.raises(NoKernelError, match=r"^no C compiler was found \(\$CC, cc, gcc, clang"):
+        kernel("float32")
+
+
+def test_named_compiler_alone_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", f"'{tmp_path}/no such compiler' -m64")
+    assert compilers() == [(f"{tmp_path}/no such compiler", "-m64")]
+    with pytest.raises(NoKernelError, match="no such compiler cannot be run"):
+        kernel("float32")
+
+
+def test_compilers_of_the_path_come_before_ziglang(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    (tmp_path / "site" / "ziglang").mkdir(parents=True)
+    (tmp_path / "site" / "ziglang" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    Path(compiler_script(tmp_path, "exit 1")).rename(tmp_path / "gcc")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ours = (sys.executable, "-m", "ziglang", "cc")
+    assert compilers() == [(str(tmp_path / "gcc"),), ours]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("echo 'in file rows.c:'; echo 'rows.c:3: error: no vectors' >&2; exit 1", "no vectors"),
+        ("exit 3", "exit code 3"),
+        ("while [ $1 != -o ]; do shift; done; echo rubbish > $2", "invalid ELF|too short"),
+        ("exec true", "No such file"),
+    ],
+    ids=["error", "silent", "rubbish", "nothing"],
+)
+def test_broken_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str, reason: str
+) -> None:
+    monkeypatch.setenv("CC", compiler_script(tmp_path, lines))
+    with pytest.raises(NoKernelError, match=reason) as stopped:
+        kernel("float32")
+    assert "\n" not in str(stopped.value)
+
+
+def test_next_compiler_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    Path(compiler_script(tmp_path, "exit 1")).rename(tmp_path / "cc")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert works(kernel("float32"))
+
+
+def test_slow_compiler_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(building, "LONGEST_SECONDS", 1)
+    monkeypatch.setenv("CC", compiler_script(tmp_path, "exec sleep 60"))
+    with pytest.raises(NoKernelError, match="took longer than 1 s"):
+        kernel("float32")
+
+
+@pytest.mark.parametrize("place", ["a file", "open to others", "no home"])
+def test_without_a_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path, place: str
+) -> None:
+    if place == "a file":
+        cache.parent.touch()
+    elif place == "open to others":
+        cache.mkdir(parents=True)
+        cache.chmod(0o777)
+    else:
+        monkeypatch.delenv("SDLMS_CACHE")
+        monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    program = (
+        "from sdlms.models.gating.building import kernel\n"
+        "from pathlib import Path\n"
+        f"print(kernel('float32').largest_rows and len(list(Path({str(temporary)!r}).iterdir())))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+    assert not list(temporary.iterdir())  # it went with the process
+    assert not cache.is_dir() or not list(cache.iterdir())
+
+
+def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert kernels_folder() == tmp_path / "cache" / "kernels"
+    monkeypatch.delenv("SDLMS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert kernels_folder() == tmp_path / "xdg" / "sdlms" / "kernels"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert kernels_folder() == tmp_path / ".cache" / "sdlms" / "kernels"
