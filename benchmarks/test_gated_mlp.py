@@ -23,7 +23,7 @@ from sdlms.models.gated import Gates, How, Learned, gated, learn
 
 KEEPS = (0.7, 0.5, 0.3, 0.1)
 N_TOKENS = 4  # of each round; other ones in the next
-N_ROUNDS = 15
+N_ROUNDS = 11
 SAMPLE_TOKENS = 512
 # Against the model's own modules, in float32, as the issue words it.
 TARGETS = {

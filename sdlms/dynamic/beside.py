@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.dynamic import latent_rows, specialist_rows
-from sdlms.dynamic.latents import Autoencoders, Latents
+from sdlms.dynamic.latents import Autoencoders, Latents, autoencoders_of
 from sdlms.dynamic.specialists import (
     Specialists,
     Specialized,
@@ -24,6 +24,9 @@ from sdlms.progress import LOGGER
 from sdlms.runs.parts import Part
 from sdlms.runs.reading import Run
 from sdlms.storage.tables import Cell
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 MOST_TOKENS = 3000
 """Scored tokens per task, of the first seed: each question costs many forwards over them."""
@@ -71,6 +74,31 @@ def read_si(
             raise
         LOGGER.warning(f"no specialized_units.csv: {error}")
         return None, blocks
+
+
+def read_beside(
+    runs: Mapping[str, Run],
+    record: Mapping[str, Any],
+    config: "PreTrainedConfig",
+    rules: Sequence[str],
+    tasks: Sequence[str],
+) -> Beside:
+    """Everything that the named runs say.
+
+    Args:
+        runs: by their stage.
+        record: of the model that is gated.
+        config: of that model.
+        rules: names.
+        tasks: on which the gated model is evaluated.
+
+    Raises:
+        UserError: a run is of another model, or of something that is not gated, or damaged.
+    """
+    si, sae = runs.get("si-modularity"), runs.get("sae-train")
+    specialized, blocks = read_si(si, record, rules, tasks) if si else (None, None)
+    found = autoencoders_of(sae, record, config) if sae else None
+    return Beside(list(runs.values()), specialized, blocks, found)
 
 
 class Question:

@@ -9,11 +9,10 @@ import numpy as np
 
 from sdlms.dynamic.critical import critical_of
 from sdlms.dynamic.estimates import Quality, quality_of
-from sdlms.dynamic.gains import Gain, SpeedSummary, summary_of
+from sdlms.dynamic.gains import DENSE, FORCED, Gain, SpeedSummary, summary_of
 from sdlms.dynamic.limits import Savings, decode_savings, prefill_savings
 from sdlms.dynamic.losses import losses_of_record
 from sdlms.dynamic.resampling import Resampled, resampled_together
-from sdlms.dynamic.speed import DENSE, FORCED
 from sdlms.dynamic.study import DECODED, Study
 from sdlms.dynamic.tables import (
     Row,

@@ -14,16 +14,16 @@ from sdlms.runs.reading import Run
 SIDES = (("whole model", ""), ("MLP alone", "_mlp"))
 TICKS = (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 50)
 KERNEL_COLOUR, SPARSITY_COLOUR, LIMIT_COLOUR = "#C9C9C9", COLOURS[0], COLOURS[5]
-NOTE = "batch 1, one token at a time\nfigures: speedup = kernel x skipping"
+NOTE = "batch 1, one token at a time; medians of rounds"
 
 
 def speed_figure(runs: Sequence[Run], title: str) -> Figure:
     """A column per run, rule and backend: decode speedup at each kept fraction, and its two parts.
 
     The y axis is logarithmic, so that heights multiply: the wide grey bar is what the kernel alone
-    gives (all neurons kept), the narrow one on top what is gained by skipping; the dash is where
-    that one would end at the limit that the bytes set. Fractions of 1 are the unmodified model and
-    left out.
+    gives (all neurons kept), the narrow one begins where that ends and leads to the speedup; the
+    dash is how far it would lead at the limit that the bytes set. Fractions of 1 are the
+    unmodified model and left out.
 
     Args:
         runs: dynamic-k runs that measured speed.
@@ -33,13 +33,13 @@ def speed_figure(runs: Sequence[Run], title: str) -> Figure:
         UserError: a run measured no speed.
     """
     columns = [column for run in runs for column in _columns_of(run)]
-    figure = Figure(figsize=(2.6 * len(columns) + 1.4, 6.4), layout="constrained")
+    figure = Figure(figsize=(2.7 * len(columns) + 1.4, 6.8), layout="constrained")
     axes = figure.subplots(2, len(columns), sharey="row", squeeze=False)
     for index, (name, rows) in enumerate(columns):
         for panel, (_, side) in zip(axes[:, index], SIDES, strict=True):
             _draw_gains(panel, rows, side)
         axes[0, index].set_title(name, fontsize=9)
-        axes[-1, index].set_xlabel("kept fraction k")
+        axes[-1, index].set_xlabel("kept fraction k; below, the speedup")
     for row, (side, suffix) in zip(axes, SIDES, strict=True):
         row[0].set_ylabel(f"decode speedup, {side}\n(times the dense model)")
         _scale_gains(row[0], [own for _, rows in columns for own in rows], suffix)
@@ -68,13 +68,14 @@ def _columns_of(run: Run) -> list[tuple[str, list[Row]]]:
 
 def _draw_gains(panel: Axes, rows: list[Row], side: str) -> None:
     """Bars of one rule, from 1 to the kernel's gain, from there to the speedup."""
-    kernel, sparsity = numbers(rows, f"kernel_gain{side}"), numbers(rows, f"sparsity_gain{side}")
-    speedup, limit = numbers(rows, f"speedup{side}"), numbers(rows, f"limit{side}")
+    kernel, limit, speedup = (
+        numbers(rows, f"{name}{side}") for name in ("kernel_gain", "limit", "speedup")
+    )
     places = np.arange(len(rows))
     panel.axhline(1, color="black", linewidth=0.8)
     for heights, start, width, colour, label in (
         (kernel - 1, np.ones(len(rows)), 0.8, KERNEL_COLOUR, "kernel alone, all neurons kept"),
-        (kernel * (sparsity - 1), kernel, 0.4, SPARSITY_COLOUR, "skipping neurons"),
+        (speedup - kernel, kernel, 0.4, SPARSITY_COLOUR, "skipping neurons"),
     ):
         panel.bar(places, heights, bottom=start, width=width, color=colour, label=label, zorder=2)
     panel.hlines(
@@ -86,27 +87,19 @@ def _draw_gains(panel: Axes, rows: list[Row], side: str) -> None:
         label="limit of skipping, by bytes",
         zorder=3,
     )
-    for place, value, top in zip(places, speedup, np.maximum(kernel * limit, speedup), strict=True):
-        panel.annotate(
-            f"{value:.2f}",
-            (place, max(top, 1.0)),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7.5,
-        )
-    panel.set_xticks(places, [row["k"] for row in rows])
+    labels = [f"{row['k']}\n{value:.2f}x" for row, value in zip(rows, speedup, strict=True)]
+    panel.set_xticks(places, labels)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", linewidth=0.4, alpha=0.5)
     panel.set_axisbelow(True)
 
 
 def _scale_gains(panel: Axes, rows: list[Row], side: str) -> None:
-    """Logarithmic, with room for all bars and the figures above them; panels share it."""
+    """Logarithmic, with room for all bars; panels share it."""
     kernel = numbers(rows, f"kernel_gain{side}")
     ends = [kernel, kernel * numbers(rows, f"limit{side}"), numbers(rows, f"speedup{side}")]
     panel.set_yscale("log")
-    panel.set_ylim(min(0.9, np.min(ends) / 1.08), max(1.15, np.max(ends)) * 1.2)
+    panel.set_ylim(min(0.9, np.min(ends) / 1.08), max(1.15, np.max(ends)) * 1.08)
     panel.yaxis.set_major_locator(FixedLocator(TICKS))
     panel.yaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:g}x"))

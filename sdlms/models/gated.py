@@ -129,18 +129,25 @@ class Gates:
     @keep.setter
     def keep(self, keep: float) -> None:
         check_keep(keep)
-        share = 1.0
-        if self._terms.rule == "top-p" and self._terms.learned is not None:
-            layers = [layer.mlp.layer for layer in self._mlps]
-            share = self._terms.learned.share_of(keep, layers)
+        shares = self._shares(keep)
         gating = keep < 1 or self._terms.how.force_at_one
         if not gating:
             self._leave()
         for layer in self._mlps:
-            layer.set_keep(keep, share)
+            layer.set_keep(keep, shares[layer.mlp.layer])
         self._keep = keep
         if gating and not self._entered:
             self._enter()
+
+    def _shares(self, keep: float) -> dict[int, float]:
+        """What `GatedMlp.set_keep` is told beside keep, for each layer."""
+        rule, learned = self._terms.rule, self._terms.learned
+        layers = [layer.mlp.layer for layer in self._mlps]
+        if learned is not None and rule == "input":
+            return learned.weight_shares(keep, layers)
+        if learned is not None and rule == "top-p":
+            return dict.fromkeys(layers, learned.score_share(keep, layers))
+        return dict.fromkeys(layers, keep)
 
     def kept_fraction(self) -> float:
         """What was kept, in the mean over layers and over their tokens since `reset`.

@@ -81,12 +81,27 @@ def read_inputs(
     """
     sizes = text_config(config)
     tokens = tokenize(load_tokenizer(source), texts, int(sizes.max_position_embeddings), budget)
-    if (largest := int(tokens.rows.ids.max(initial=0))) >= sizes.vocab_size:
+    check_vocabulary(source, config, int(tokens.rows.ids.max(initial=0)))
+    return Inputs(source, config, tokens)
+
+
+def check_vocabulary(source: ModelSource, config: "PreTrainedConfig", largest: int) -> None:
+    """Make sure that a model knows the tokens that its tokenizer gives.
+
+    Args:
+        source: the model.
+        config: its config.
+        largest: id among all tokens of the text.
+
+    Raises:
+        UserError: it does not.
+    """
+    n_known = text_config(config).vocab_size
+    if largest >= n_known:
         raise UserError(
             f"--model {source.name}: its tokenizer gives token {largest}, but the model knows "
-            f"{sizes.vocab_size} tokens. They do not belong together."
+            f"{n_known} tokens. They do not belong together."
         )
-    return Inputs(source, config, tokens)
 
 
 def header_of(

@@ -7,7 +7,6 @@ sparsity that costs 1 % of perplexity); with --si specialized_units.csv, with --
 
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +16,7 @@ from sdlms.models.architectures import n_layers
 from sdlms.models.gating.rules import RULES, check_keep, rule_of
 from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of, named_layers
 from sdlms.models.settings import check_at_least
-from sdlms.progress import LOGGER, Progress
+from sdlms.progress import LOGGER
 from sdlms.runs.reading import Run, find_run
 from sdlms.runs.writing import RunWriter
 from sdlms.tasks import Task, check_sources, load_tasks
@@ -26,13 +25,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from sdlms.dynamic.beside import Beside
-    from sdlms.dynamic.streams import Documents
+    from sdlms.dynamic.results import Results
     from sdlms.dynamic.study import Study
     from sdlms.dynamic.windows import Drawn, WindowSettings
     from sdlms.models.loading import ModelSource
 
-TABLE, CRITICAL = "dynamic_k.csv", "critical.csv"
-WINDOW = 512
 NO_LAYERS = ("none",)
 PART_DOCUMENT_BYTES = 60
 KEEP = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -134,7 +131,7 @@ class Plan:
     tasks: list[Task]
     windows: "WindowSettings"
     drawn: "dict[int, Drawn]"
-    layers: tuple[int, ...]
+    layers: list[int]
     beside: "Beside"
     decided: dict[str, Any]
 
@@ -146,6 +143,8 @@ def run(config: Config, out: RunWriter) -> None:
         UserError: a setting or an input is wrong (before anything is written); or a single window
             does not fit the memory, or the disk is full.
     """
+    from sdlms.dynamic.sweeps import measure_quality, measure_speed
+    from sdlms.dynamic.writing import write_beside, write_results
     from sdlms.models.device import set_threads
 
     plan = _plan(config, out)
@@ -157,82 +156,45 @@ def run(config: Config, out: RunWriter) -> None:
     _announce(config, plan)
     study = _study(config, plan, out)
     if config.measure != "speed":
-        _measure_quality(study, out)
+        measure_quality(study, out)
     if config.measure != "quality":
-        _measure_speed(study, out)
-    _write(config, plan, study, out)
-    _write_beside(config, plan, study, out)
+        measure_speed(study, out)
+    write_results(_results(config, plan, study), out)
+    write_beside(plan.beside, study, config.seed, out)
     out.summary["tokens"] = sum(int(each.windows.scored.sum()) for each in plan.drawn.values())
 
 
 def _plan(config: Config, out: RunWriter) -> Plan:
     """Check every setting and input; read the documents and cut them."""
-    from sdlms.dynamic.windows import check_windows, draw
+    from sdlms.dynamic.beside import read_beside
+    from sdlms.dynamic.reading import read_text, resolved_windows
+    from sdlms.dynamic.windows import WindowSettings
     from sdlms.models.architectures import check_causal
     from sdlms.models.inputs import read_model
     from sdlms.models.recorded import model_record
+    from sdlms.models.tokens import Text
 
     runs = _named_runs(config, out.options.artifacts)
     decided = _decisions(config)
     source, model_config = read_model(config.model, config.revision)
     check_causal(model_config)
-    windows, context = _windows(config, model_config)
-    check_windows(windows, context)
-    alone = () if config.layers == NO_LAYERS else layers_of(config.layers, n_layers(model_config))
+    cut = config.window, config.stride, config.max_tokens, config.calibration_tokens
+    windows = resolved_windows(WindowSettings(*cut), model_config)
+    alone = [] if config.layers == NO_LAYERS else layers_of(config.layers, n_layers(model_config))
     tasks = load_tasks(config.tasks, config.texts, config.field)
-    documents = _documents(source, model_config, tasks)
+    texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
     seeds = range(config.seed, config.seed + config.seeds)
-    drawn = {seed: draw(documents, seed, windows) for seed in seeds}
+    drawn = read_text(source, model_config, texts, windows, seeds)
     record = model_record(source, model_config)
-    beside = _beside(config, runs, record, model_config, [task.name for task in tasks])
-    return Plan(source, model_config, record, tasks, windows, drawn, tuple(alone), beside, decided)
+    names = [task.name for task in tasks]
+    beside = read_beside(runs, record, model_config, config.rule, names)
+    return Plan(source, model_config, record, tasks, windows, drawn, alone, beside, decided)
 
 
 def _named_runs(config: Config, artifacts: Path) -> dict[str, Run]:
     """The runs that `--si` and `--sae` name, by their stage."""
     named = {"si-modularity": config.si, "sae-train": config.sae}
     return {stage: find_run(artifacts, name, stage) for stage, name in named.items() if name}
-
-
-def _beside(
-    config: Config,
-    runs: dict[str, Run],
-    record: dict[str, Any],
-    model_config: "PreTrainedConfig",
-    tasks: list[str],
-) -> "Beside":
-    """What these runs say."""
-    from sdlms.dynamic.beside import Beside, read_si
-    from sdlms.dynamic.latents import autoencoders_of
-
-    si, sae = runs.get("si-modularity"), runs.get("sae-train")
-    specialized, blocks = read_si(si, record, config.rule, tasks) if si else (None, None)
-    found = autoencoders_of(sae, record, model_config) if sae else None
-    return Beside(list(runs.values()), specialized, blocks, found)
-
-
-def _windows(config: Config, model_config: "PreTrainedConfig") -> "tuple[WindowSettings, int]":
-    """How text is cut, and how much the model sees at once."""
-    from sdlms.dynamic.windows import WindowSettings
-    from sdlms.models.architectures import text_config
-
-    context = int(text_config(model_config).max_position_embeddings)
-    window = config.window or min(WINDOW, context)
-    stride = config.stride or max(1, window // 2)
-    settings = WindowSettings(window, stride, config.max_tokens, config.calibration_tokens)
-    return settings, context
-
-
-def _documents(
-    source: "ModelSource", model_config: "PreTrainedConfig", tasks: list[Task]
-) -> "list[Documents]":
-    """The documents of each task, ready to be tokenised."""
-    from sdlms.dynamic.streams import read_documents
-    from sdlms.models.loading import load_tokenizer
-    from sdlms.models.tokens import Text
-
-    texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
-    return read_documents(load_tokenizer(source), texts)
 
 
 def _decisions(config: Config) -> dict[str, Any]:
@@ -242,7 +204,7 @@ def _decisions(config: Config) -> dict[str, Any]:
     from sdlms.models.gating.backends import backend_of
 
     device = device_of(config.device)
-    decided = decisions(device, config.dtype, config.threads)
+    decided: dict[str, Any] = decisions(device, config.dtype, config.threads)
     decided["batch_tokens"] = config.batch_tokens or DEFAULT_BUDGET[device.type]
     if config.measure != "quality" or config.force_sparse_at_one:
         reasons: list[str] = []
@@ -267,7 +229,7 @@ def _resolved(plan: Plan) -> dict[str, Any]:
         "data": [task.record() for task in plan.tasks],
         "window": plan.windows.window,
         "stride": plan.windows.stride,
-        "layers": list(plan.layers),
+        "layers": plan.layers,
         "runs": [run.name for run in plan.beside.runs],
         "tokens": {str(seed): int(n.windows.scored.sum()) for seed, n in plan.drawn.items()},
         "control": "none",
@@ -304,7 +266,7 @@ def _study(config: Config, plan: Plan, out: RunWriter) -> "Study":
     settings = StudySettings(
         rules=tuple(dict.fromkeys(config.rule)),
         keeps=tuple(sorted(set(config.keep))),
-        layers=plan.layers,
+        layers=tuple(plan.layers),
         seeds=tuple(plan.drawn),
         backend=decided.get("backend", "auto"),
         rounds=config.rounds,
@@ -321,33 +283,12 @@ def _note_halved(out: RunWriter, budget: int) -> None:
     out.event("batch_halved", batch_tokens=budget)
 
 
-def _measure_quality(study: "Study", out: RunWriter) -> None:
-    """Perplexity of the dense model, of every rule and kept fraction, and of single layers."""
-    sweeps = list(study.sweeps())
-    with out.phase("quality"), Progress("quality", len(sweeps), "sweeps") as progress:
-        for sweep in sweeps:
-            sweep()
-            progress.advance(1)
-
-
-def _measure_speed(study: "Study", out: RunWriter) -> None:
-    """Tokens per second of every rule."""
-    settings = study.settings
-    pairs = list(product(settings.seeds, settings.rules))
-    with out.phase("speed"), Progress("speed", len(pairs), "timings") as progress:
-        for seed, rule in pairs:
-            study.speed(seed, rule)
-            progress.advance(1)
-
-
-def _write(config: Config, plan: Plan, study: "Study", out: RunWriter) -> None:
-    """Write `dynamic_k.csv` and `critical.csv`."""
-    from sdlms.dynamic import tables
+def _results(config: Config, plan: Plan, study: "Study") -> "Results":
+    """What was measured."""
     from sdlms.dynamic.results import Results
     from sdlms.models.gating.costs import costs_of
-    from sdlms.storage.tables import write_table
 
-    results = Results(
+    return Results(
         study=study,
         costs=costs_of(plan.model_config),
         task_names=[task.name for task in plan.tasks],
@@ -356,27 +297,3 @@ def _write(config: Config, plan: Plan, study: "Study", out: RunWriter) -> None:
         has_quality=config.measure != "speed",
         has_speed=config.measure != "quality",
     )
-    with out.phase("tables"):
-        write_table(out.path / TABLE, tables.COLUMNS, results.rows())
-        out.output(TABLE, columns=tables.COLUMNS, timed=tables.TIMED)
-        if results.has_quality:
-            write_table(out.path / CRITICAL, tables.CRITICAL_COLUMNS, results.critical_rows())
-            out.output(CRITICAL, columns=tables.CRITICAL_COLUMNS)
-
-
-def _write_beside(config: Config, plan: Plan, study: "Study", out: RunWriter) -> None:
-    """Write what becomes of specialized neurons and of latents."""
-    from sdlms.dynamic.beside import questions_of
-    from sdlms.storage.tables import write_table
-
-    settings = study.settings
-    points = [(rule, keep) for rule in settings.rules for keep in settings.keeps if keep < 1]
-    for question in questions_of(plan.beside, study, config.seed):
-        name = question.file.removesuffix(".csv")
-        with out.phase(name), Progress(name, len(points), "gates") as progress:
-            parts = []
-            for rule, keep in points:
-                parts.append(question.measure(study, rule, keep))
-                progress.advance(1)
-        write_table(out.path / question.file, question.columns, question.rows(parts, config.seed))
-        out.output(question.file, columns=question.columns)

@@ -15,7 +15,8 @@ from sdlms.dynamic.latents import Autoencoders, Latents, autoencoders_of
 from sdlms.dynamic.quality import Gate
 from sdlms.errors import UserError
 from sdlms.models.architectures import SITES, Site, architecture_for, blocks_of, n_units
-from sdlms.models.gated import How, gated
+from sdlms.models.gated import How, gated, learn
+from sdlms.models.gating.rules import RULES
 from sdlms.models.recording import recording
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
@@ -96,16 +97,35 @@ def test_sums_are_those_of_both_models_run_by_hand(name: str, site: Site) -> Non
             assert found == pytest.approx([float(number) for number in expected], rel=1e-4)
 
 
+def every_rule(model: PreTrainedModel) -> list[Gate]:
+    """Each rule at 0.3, with what it needs."""
+    width = n_units(model.config, "mlp_act")
+    blocks = {layer: np.arange(width) % 5 - 1 for layer in LAYERS}
+    learned = learn(model, torch.from_numpy(random_windows(seed=1).ids), blocks=blocks)
+    return [Gate(rule, 0.3, learned) for rule in RULES]
+
+
 @pytest.mark.parametrize("name", ["gpt_neox-parallel", "gpt2", "llama"])
 def test_gated_neurons_are_what_the_down_projection_reads(name: str) -> None:
-    model, gate = causal(name), Gate("post-norm", 0.3)
-    acts, outputs = (acts_by_hand(model, site, gate) for site in ("mlp_act", "mlp_out"))
+    model = causal(name)
     path = architecture_for(model.config).down_projection
-    for layer, block in enumerate(blocks_of(model.base_model)):
-        with torch.no_grad():
-            found = block.get_submodule(path)(acts[layer])
-        assert torch.allclose(found, outputs[layer], atol=1e-5)
-        assert int((acts[layer] != 0).sum(dim=1).max()) <= round(0.3 * acts[layer].shape[1])
+    for gate in every_rule(model):
+        acts, outputs = (acts_by_hand(model, site, gate) for site in ("mlp_act", "mlp_out"))
+        for layer, block in enumerate(blocks_of(model.base_model)):
+            with torch.no_grad():
+                found = block.get_submodule(path)(acts[layer])
+            assert torch.allclose(found, outputs[layer], atol=1e-5), gate.rule
+            assert (acts[layer] == 0).any(), gate.rule
+
+
+def test_every_rule_changes_latents_of_neurons() -> None:
+    model = causal("gpt_neox-parallel")
+    for gate in every_rule(model):
+        part = measured(model, "mlp_act", gate, layers=(1,))
+        row = next(rows_of([part], 0))
+        assert (row["rule"], row["reason"]) == (gate.rule, "")
+        assert row["fvu_gated"] != row["fvu_dense"]
+        assert 0 < row["kept_latents_fraction"] < 1
 
 
 def test_fvu_is_that_of_the_evaluation_of_autoencoders() -> None:

@@ -1,7 +1,6 @@
 """Losses of a gated model: what a rule costs, and exactly nothing where nothing is gated."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,14 +136,12 @@ def test_the_context_of_a_window_is_the_prompt_of_a_sequence(
     assert not first.any()  # predicted by the last token of the prompt, which is dense
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "random"])  # draws per call
 @pytest.mark.parametrize("layer", [0, 2])
 def test_one_layer_is_measured_as_if_the_whole_model_ran(
     small: PreTrainedModel, drawn: Drawn, learned: Learned, rule: str, layer: int
 ) -> None:
     gate = Gate(rule, 1.0, learned, How(layers=(layer,)))
-    if rule in ("random", "blocks-random") or layer >= n_layers(small.config):
-        pytest.skip("draws of the rule depend on the order of calls")
     keeps = (0.1, 0.5)
     parts = measure_layer(small, gate, keeps, drawn.windows, BUDGET, nothing)
     for keep, part in zip(keeps, parts, strict=True):
@@ -170,7 +167,7 @@ def test_when_memory_runs_out_nothing_is_counted_twice() -> None:
 
     def runs_out(module: object, args: tuple[Tensor, ...]) -> None:
         ran.append(len(args[0]))
-        if len(args[0]) > 24 and len(ran) == 2:  # after the first state of the first batch
+        if len(ran) == 2:  # after the first state of the first batch
             raise MemoryError
 
     handle = model.lm_head.register_forward_pre_hook(runs_out)
@@ -195,4 +192,3 @@ def test_what_the_rule_refuses_is_refused(small: PreTrainedModel, drawn: Drawn) 
     for gate in (Gate("post-norm", 0.0), Gate("post", 0.5), Gate("threshold", 0.5)):
         with pytest.raises(UserError):
             quality(small, gate, drawn)
-    assert replace(How(), layers=(0,)).layers == (0,)

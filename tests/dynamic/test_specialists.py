@@ -21,7 +21,8 @@ from sdlms.dynamic.specialists import (
 )
 from sdlms.dynamic.windows import Windows
 from sdlms.errors import UserError
-from sdlms.models.gated import How
+from sdlms.models.gated import How, learn
+from sdlms.models.gating.rules import RULES
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.storage.tables import read_table, write_table
@@ -106,6 +107,18 @@ def test_at_keep_one_dropping_is_taking_the_neuron_out_of_the_model() -> None:
 def test_dropping_a_dead_neuron_changes_nothing_at_all(rule: str) -> None:
     part = measuring(rigged(), planted(DEAD, DEAD)).measure(Gate(rule, 0.3, how=How(seed=3)))
     assert part["tasks"]["math"]["changes"] == [0.0] * 24
+
+
+def test_every_rule_is_measured() -> None:
+    model = rigged()
+    blocks = {layer: np.arange(40) % 5 - 1 for layer in range(4)}
+    learned = learn(model, torch.from_numpy(WINDOWS.ids[:8]), blocks=blocks)
+    windows = random_windows(documents=3, vocabulary=((1, 25), (25, 50)))
+    for rule in RULES:
+        part = measuring(model, planted(), windows).measure(Gate(rule, 0.3, learned))
+        for row in rows_of([part], 0):
+            assert (row["rule"], row["reason"]) == (rule, "")
+            assert 0 <= row["others_kept_in_task"] < 1
 
 
 def test_documents_and_their_tokens_are_those_of_the_gated_losses() -> None:

@@ -36,7 +36,10 @@ def gated_run(
     kernel: float = 1.4,
     backend: str = "compiled",
 ) -> Run:
-    """A run whose sparsity reaches nine tenths of its limit, in logarithms."""
+    """A run whose sparsity reaches nine tenths of its limit, in logarithms.
+
+    The median speedup is not quite the product of the median gains.
+    """
     rows = [
         _row(rule, k, phase, seed) | (_gains(rule, k, kernel, backend) if phase == "decode" else {})
         for rule in rules
@@ -94,7 +97,7 @@ def _gains(rule: str, k: float, kernel: float, backend: str) -> dict[str, Cell]:
     for side, limit, dense in (("", 2 / (1 + read), kernel), ("_mlp", 1 / read, kernel**1.6)):
         sparsity = limit**0.9
         row |= {f"limit{side}": limit, f"kernel_gain{side}": dense}
-        row |= {f"sparsity_gain{side}": sparsity, f"speedup{side}": dense * sparsity}
+        row |= {f"sparsity_gain{side}": sparsity, f"speedup{side}": 0.99 * dense * sparsity}
     return row
 
 

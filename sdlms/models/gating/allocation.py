@@ -1,5 +1,7 @@
 """Deal the kept share of a layer's MLP weights to its matrices, where it costs least (TEAL)."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,24 +14,41 @@ MAX_TOKENS = 256
 STEP = 0.05  # of a matrix' inputs
 
 
-def allocate(mlp: Mlp, activation: str, inputs: Tensor, curves: tuple[Tensor, ...]) -> Allocation:
+class Sample(NamedTuple):
+    """Tokens of one layer.
+
+    Attributes:
+        inputs: `[token, d_model]` of the MLP.
+        added: mean squared norm of what the MLP adds to the residual stream.
+        stream: median squared norm of the stream after it; a few tokens have huge ones.
+    """
+
+    inputs: Tensor
+    added: float
+    stream: float
+
+
+def allocate(mlp: Mlp, activation: str, sample: Sample, curves: tuple[Tensor, ...]) -> Allocation:
     """The path that lowers keeps step by step, each time of the matrix where it costs least.
 
-    The cost of a step is the rise of the squared error of the MLP's output per weight saved. The
-    path ends where every matrix keeps 5 % of its inputs.
+    The cost of a step is the rise of the output's squared error per weight saved. The path ends
+    where every matrix keeps 5 % of its inputs. Errors are told relative to the residual stream, so
+    that layers can be compared: as a share of the output's power, times that of what is added.
 
     Args:
         mlp: whose matrices these are.
         activation: the name of its activation function.
-        inputs: `[token, d_model]` of the MLP; of many tokens some at even distances serve.
+        sample: tokens; of many some at even distances serve.
         curves: quantiles of the magnitudes of each matrix' inputs, as `LearnedLayer.inputs`.
 
     Source: Liu et al. 2024 (TEAL), algorithm 1; steps are of equal fractions here.
     """
-    trial = _Trial(mlp, activation, inputs[:: -(-len(inputs) // MAX_TOKENS)], curves)
+    apart = -(-len(sample.inputs) // MAX_TOKENS)
+    trial = _Trial(mlp, activation, sample.inputs[::apart], curves)
     sizes = [linear.n_inputs * linear.n_outputs for linear in mlp.maps]
     keeps = [1.0] * len(sizes)
-    error, path = 0.0, [tuple(keeps)]
+    error = 0.0
+    path, errors = [keeps], [error]
     while any(keep > STEP for keep in keeps):
         costs = {}
         for index, keep in enumerate(keeps):
@@ -38,10 +57,12 @@ def allocate(mlp: Mlp, activation: str, inputs: Tensor, curves: tuple[Tensor, ..
                 found = trial.error(lower)
                 costs[(found - error) / sizes[index], index] = (found, lower)
         error, keeps = costs[min(costs)]
-        path.append(tuple(keeps))
+        path.append(keeps)
+        errors.append(error)
     steps = torch.tensor(path[::-1], dtype=torch.float64)
     weights = torch.tensor(sizes, dtype=torch.float64)
-    return Allocation(steps @ weights / weights.sum(), steps)
+    relative = torch.tensor(errors[::-1], dtype=torch.float64) * sample.added / sample.stream
+    return Allocation(steps @ weights / weights.sum(), steps, relative)
 
 
 class _Trial:
@@ -54,10 +75,12 @@ class _Trial:
         self._inputs, self._curves = inputs.float(), curves
         self._maps = [_float_map(linear) for linear in mlp.maps]
         self._dense = self._output([1.0] * len(self._maps))
+        self._power = float(self._dense.double().square().sum())
 
     def error(self, keeps: list[float]) -> float:
-        """The squared error of the output over all tokens."""
-        return float((self._output(keeps) - self._dense).double().square().sum())
+        """Of the output, squared, as a share of its power; 0 where it has none."""
+        error = float((self._output(keeps) - self._dense).double().square().sum())
+        return error / self._power if self._power else 0.0
 
     def _output(self, keeps: list[float]) -> Tensor:
         """`[token, d_model]`; of each matrix the fraction `keeps` of its inputs is read."""

@@ -1,6 +1,6 @@
 """Learn from a sample what rules must know, in one dense forward, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from sdlms.models.architectures import activation_name, check_causal
-from sdlms.models.gating.allocation import allocate
+from sdlms.models.architectures import activation_name, architecture_for, check_causal
+from sdlms.models.gating.allocation import Sample, allocate
 from sdlms.models.gating.layouts import Mlp, mlps_of
 from sdlms.models.gating.learned import QUANTILES, SHARES, Learned, LearnedLayer
 from sdlms.models.gating.scoring import magnitudes, output_norms
-from sdlms.models.replacing import first_argument
 
 Communities = Mapping[int, NDArray[np.int64]]
 MAX_SORTED = 2**22  # values whose quantiles are taken; more are thinned out evenly
@@ -50,18 +50,13 @@ def learn(
         raise ValueError("the calibration sample has no tokens")
     check_causal(model.config)
     learners = [_Learner(mlp, activation_name(model.config)) for mlp in mlps_of(model, layers)]
+    added = architecture_for(model.config).mlp_out
     with ExitStack() as hooks:
         for learner in learners:
-            up, down = learner.mlp.ups[0].module, learner.mlp.down.module
-            hooks.callback(up.register_forward_pre_hook(learner.see_inputs).remove)
-            hooks.callback(down.register_forward_pre_hook(learner.see_neurons).remove)
+            for hook in learner.hooks(added):
+                hooks.callback(hook.remove)
         model.base_model(input_ids=input_ids.to(model.device), use_cache=False)
-    return Learned(
-        {
-            learner.mlp.layer: learner.learned(None if blocks is None else blocks)
-            for learner in learners
-        }
-    )
+    return Learned({learner.mlp.layer: learner.learned(blocks) for learner in learners})
 
 
 class _Learner:
@@ -70,31 +65,46 @@ class _Learner:
     def __init__(self, mlp: Mlp, activation: str) -> None:
         self.mlp = mlp
         self._activation = activation
-        self._inputs: Tensor | None = None
+        self._seen: dict[str, Tensor] = {}
         self._found: dict[str, Any] = {}
 
-    def see_inputs(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A forward pre-hook of the first map into the neurons."""
-        inputs = first_argument((args, {}))
-        self._inputs = inputs.reshape(-1, inputs.shape[-1])
+    def hooks(self, added: str) -> list[RemovableHandle]:
+        """Hooks on the layer; `added` is the path whose output the MLP adds to the stream."""
+        block = self.mlp.block
+        return [
+            self.mlp.ups[0].module.register_forward_pre_hook(self._see("inputs")),
+            self.mlp.down.module.register_forward_pre_hook(self._see("neurons")),
+            block.get_submodule(added).register_forward_hook(self._see("added")),
+            block.register_forward_hook(self._see("resid")),
+            block.register_forward_hook(self._learn),
+        ]
 
-    def see_neurons(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A forward pre-hook of the down projection: everything is there now."""
-        neurons, inputs = first_argument((args, {})), self._inputs
-        assert inputs is not None
-        self._inputs = None
-        neurons = neurons.reshape(-1, neurons.shape[-1])
-        down = self.mlp.down
+    def _see(self, name: str) -> Callable[..., None]:
+        """A hook that keeps the tensor that comes last in its call, `[token, unit]`."""
+
+        def see(module: nn.Module, *call: Any) -> None:
+            last = call[-1]
+            tensor = last[0] if isinstance(last, tuple) else last
+            self._seen[name] = tensor.reshape(-1, tensor.shape[-1])
+
+        return see
+
+    def _learn(self, *call: Any) -> None:
+        """A hook of the block: all is there, and is summarised."""
+        seen, self._seen = self._seen, {}
+        inputs, neurons, down = seen["inputs"], seen["neurons"], self.mlp.down
         norms = output_norms(down.weight, 1 if down.rows == "outputs" else 0)
         curves = [quantiles_of(magnitudes(thinned(inputs), None))] * len(self.mlp.ups)
         curves.append(quantiles_of(magnitudes(thinned(neurons), None)))
         mean, held = summed_scores(neurons, norms)
+        added, stream = (seen[name].float().square().sum(-1) for name in ("added", "resid"))
+        sample = Sample(inputs, float(added.mean()), float(stream.median()))
         self._found = {
             "scores": quantiles_of(magnitudes(thinned(neurons), norms)),
             "held": held,
             "mean_scores": mean,
             "inputs": tuple(curves),
-            "allocation": allocate(self.mlp, self._activation, inputs, tuple(curves)),
+            "allocation": allocate(self.mlp, self._activation, sample, tuple(curves)),
         }
 
     def learned(self, blocks: Communities | None) -> LearnedLayer:

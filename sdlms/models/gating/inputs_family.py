@@ -21,7 +21,7 @@ class InputsMlp(GatedMlp):
 
     def set_keep(self, keep: float, share: float) -> None:
         """See `GatedMlp`."""
-        self._least = self._learned.least_inputs(keep)
+        self._least = self._learned.least_inputs(share)
 
     def lay(self) -> None:
         """See `GatedMlp`."""

@@ -13,6 +13,9 @@ QUANTILES = torch.linspace(0, 1, 1001, dtype=torch.float64)
 SHARES = 1 - torch.logspace(0, -7, 561, dtype=torch.float64)
 
 
+GRID = 0.01  # steps of a layer's share
+
+
 def at(curve: Tensor, fraction: float) -> float:
     """The value of a curve over `QUANTILES` at a fraction in [0, 1], between its points linear."""
     return float(np.interp(fraction, QUANTILES.numpy(), curve.double().numpy()))
@@ -24,10 +27,13 @@ class Allocation(NamedTuple):
     Attributes:
         share: float64 `[step]`, of all weights, rising to 1.
         keeps: float64 `[step, matrix]`, of each matrix' inputs; matrices as in `LearnedLayer`.
+        errors: float64 `[step]`, mean squared error of what the MLP adds to the residual stream,
+            relative to the stream.
     """
 
     share: Tensor
     keeps: Tensor
+    errors: Tensor
 
     def keeps_at(self, keep: float) -> list[float]:
         """The kept fraction of each matrix' inputs where `keep` of all weights are kept."""
@@ -63,9 +69,13 @@ class LearnedLayer:
         """The score above which the fraction `keep` of the sample's neurons lie."""
         return at(self.scores, 1 - keep)
 
-    def least_inputs(self, keep: float) -> list[float]:
-        """The magnitude above which the inputs of each matrix are kept; at keep 1 all are."""
-        keeps = self.allocation.keeps_at(keep)
+    def least_inputs(self, share: float) -> list[float]:
+        """The magnitude above which the inputs of each matrix are kept; at share 1 all are.
+
+        Args:
+            share: of the layer's weights that are to be kept.
+        """
+        keeps = self.allocation.keeps_at(share)
         return [
             at(curve, 1 - kept) if kept < 1 else -torch.inf
             for curve, kept in zip(self.inputs, keeps, strict=True)
@@ -78,7 +88,31 @@ class Learned:
 
     layers: dict[int, LearnedLayer]
 
-    def share_of(self, keep: float, layers: Sequence[int]) -> float:
+    def score_share(self, keep: float, layers: Sequence[int]) -> float:
         """The share p with which `top-p` keeps the fraction `keep` in the mean of these layers."""
         held = torch.stack([self.layers[layer].held for layer in layers]).mean(0)
         return float(np.interp(keep, held.numpy(), SHARES.numpy()))
+
+    def weight_shares(self, keep: float, layers: Sequence[int]) -> dict[int, float]:
+        """The kept share of each layer's weights under `input`, `keep` in the mean of these layers.
+
+        Layer by layer the share is lowered, each time where the error rises least. Their MLPs are
+        taken to be of one size.
+        """
+        paths = [self.layers[layer].allocation for layer in layers]
+        least = max(float(path.share[0]) for path in paths)
+        if keep <= least:
+            return dict.fromkeys(layers, keep)
+        grid = np.append(np.arange(1, least, -GRID), least)[::-1]
+        errors = np.stack([np.interp(grid, path.share, path.errors) for path in paths])
+        places = np.full(len(layers), len(grid) - 1)
+        while grid[places].mean() > keep:
+            lower = np.maximum(places - 1, 0)
+            rise = np.diff(np.take_along_axis(errors, np.stack([lower, places], 1), 1))[:, 0]
+            cost = np.where(places > 0, -rise, np.inf)
+            places[cost.argmin()] -= 1
+        surplus = keep - grid[places].mean()  # less than one step of one layer
+        return {
+            layer: min(1.0, float(grid[place] + surplus))
+            for layer, place in zip(layers, places, strict=True)
+        }

@@ -114,7 +114,12 @@ class GatedMlp:
         raise NotImplementedError
 
     def set_keep(self, keep: float, share: float) -> None:
-        """Choose for another keep from now on; `share` is the p of `top-p`."""
+        """Choose for another keep from now on.
+
+        Args:
+            keep: in (0, 1].
+            share: what the keep means for this layer, of scores (`top-p`) or weights (`input`).
+        """
         raise NotImplementedError
 
     def lay(self) -> None:
