@@ -28,7 +28,7 @@ MODELS = ("sdlms-small", "sdlms-medium", "sdlms-large")
 SETTINGS = ("--layers", "all", "--dtype", "float32", "--label", "figures")
 GATED_SETTINGS = (
     *("--rule", "post-norm,post-abs,threshold,top-p,input,sequence,pre-abs,static,random"),
-    *("--measure", "quality", "--layers", "none", "--seeds", "1", "--max-tokens", "10000"),
+    *("--measure", "quality", "--layers", "none", "--seeds", "1", "--max-tokens", "4000"),
     *("--dtype", "float32", "--label", "figures"),
 )
 CONTROLS = ("none", "reinit", "permute-tokens")

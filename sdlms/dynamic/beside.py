@@ -28,7 +28,7 @@ from sdlms.storage.tables import Cell
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-MOST_TOKENS = 3000
+MOST_TOKENS = 1500
 """Scored tokens per task, of the first seed: each question costs many forwards over them."""
 
 

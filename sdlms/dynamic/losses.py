@@ -81,7 +81,8 @@ def losses_of_windows(
     def once(input_ids: Tensor) -> Iterator[Tensor]:
         yield run_once(model, n_layers(model.config) - 1, input_ids).resid
 
-    return losses_of_states(model, windows, once, budget, on_halved)[0]
+    losses: Losses = losses_of_states(model, windows, once, budget, on_halved)[0]
+    return losses
 
 
 def losses_of_states(
@@ -146,5 +147,7 @@ def document_losses(losses: Losses, windows: Windows) -> DocumentLosses:
         ids=windows.document_ids,
         task=task,
         counts=np.bincount(documents, minlength=n_documents),
-        sums=np.bincount(documents, losses[windows.scored], minlength=n_documents),
+        sums=np.bincount(documents, losses[windows.scored], minlength=n_documents).astype(
+            np.float64, copy=False
+        ),
     )

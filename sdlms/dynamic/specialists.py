@@ -180,8 +180,9 @@ class Specialists:
     def measure(self, gate: Gate) -> Part:
         """Measure one rule at one kept share.
 
-        Rules that choose by something else than the neurons (pre-abs, input, random, static) leave
-        the place of a dropped one empty.
+        Rules that choose by something else than a token's neurons (pre-abs, random, static) leave
+        the place of a dropped one empty; so does `input`, which has no number to fill up. Under
+        `sequence` dropped neurons are gone from the prompt too.
 
         Args:
             gate: the rule, what it keeps, and how the model's layers are gated.

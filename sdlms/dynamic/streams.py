@@ -99,8 +99,12 @@ def packed(documents: Iterator[Stream], n_scored: int) -> Stream:
     missing = n_scored
     while missing > 0 and (piece := next(documents, None)) is not None:
         n_taken = int(np.searchsorted(np.cumsum(piece.scored), missing)) + 1
-        pieces.append(Stream(*(column[:n_taken] for column in piece)))
+        pieces.append(Stream(piece.ids[:n_taken], piece.scored[:n_taken], piece.document[:n_taken]))
         missing -= int(pieces[-1].scored.sum())
     if not pieces:
         return Stream(np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros(0, np.int64))
-    return Stream(*(np.concatenate(columns) for columns in zip(*pieces, strict=True)))
+    return Stream(
+        ids=np.concatenate([piece.ids for piece in pieces]),
+        scored=np.concatenate([piece.scored for piece in pieces]),
+        document=np.concatenate([piece.document for piece in pieces]),
+    )

@@ -1,5 +1,7 @@
 """Write the tables of dynamic-k into its run."""
 
+from itertools import product
+
 from sdlms.dynamic import tables
 from sdlms.dynamic.beside import Beside, questions_of
 from sdlms.dynamic.results import Results
@@ -31,7 +33,7 @@ def write_beside(beside: Beside, study: Study, seed: int, out: RunWriter) -> Non
         out: the run.
     """
     settings = study.settings
-    points = [(rule, keep) for rule in settings.rules for keep in settings.keeps if keep < 1]
+    points = list(product(settings.rules, settings.keeps))
     for question in questions_of(beside, study, seed):
         name = question.file.removesuffix(".csv")
         parts = []

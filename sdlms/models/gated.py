@@ -10,8 +10,9 @@ every architecture of the table is served; `replacing` and `recording` work insi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -73,24 +74,21 @@ def gated(
     _check_learned(rule, learned, [mlp.layer for mlp in mlps])
     made = COMPACT[rule] if family == "compact" else FAMILIES[family]
     terms = Terms(rule, how, learned, Backends(how.backend))
-    gates = Gates([made(mlp, terms) for mlp in mlps], terms)
+    gates = Gates(model, [made(mlp, terms) for mlp in mlps], terms)
     with ExitStack() as stack:
         stack.callback(gates._leave)
-        if architecture_for(model.config).mlp is None:
-            for layer in gates._mlps:
-                hook = layer.mlp.block.register_forward_pre_hook(_shape_to(layer), with_kwargs=True)
-                stack.callback(hook.remove)
         gates.keep = keep
         yield gates
 
 
-def _shape_to(layer: GatedMlp) -> Any:
+def _note_shape(layer: GatedMlp, block: nn.Module, *arguments: Any) -> None:
     """A hook that notes batch and token of a block's forward."""
+    layer.see_shape(first_argument(arguments).shape[:2])
 
-    def note(block: nn.Module, *arguments: Any) -> None:
-        layer.see_shape(first_argument(arguments).shape[:2])
 
-    return note
+def _note_padding(layer: GatedMlp, base: nn.Module, *arguments: Any) -> None:
+    """A hook that notes the attention mask of a model's forward."""
+    layer.see_padding(arguments[-1].get("attention_mask"))
 
 
 def _check_learned(rule: str, learned: Learned | None, layers: list[int]) -> None:
@@ -115,8 +113,9 @@ def _check_learned(rule: str, learned: Learned | None, layers: list[int]) -> Non
 class Gates:
     """An open `gated` context."""
 
-    def __init__(self, mlps: list[GatedMlp], terms: Terms) -> None:
-        self._mlps, self._terms = mlps, terms
+    def __init__(self, model: PreTrainedModel, mlps: list[GatedMlp], terms: Terms) -> None:
+        self._model, self._mlps, self._terms = model, mlps, terms
+        self._hooks = ExitStack()
         self._keep = math.nan
         self._entered = False
         self._stand_ins: list[tuple[LinearMap, StandIn]] = []
@@ -189,7 +188,21 @@ class Gates:
         for layer in self._mlps:
             layer.lay()
             self._stand_ins.extend(layer.stand_ins())
+        self._hook()
         self._put_in()
+
+    def _hook(self) -> None:
+        """Note what MLPs are not told: batch and token where they are flat (OPT), and padding."""
+        base = self._model.base_model
+        for layer in self._mlps:
+            notes: list[tuple[nn.Module, Callable[..., None]]] = []
+            if architecture_for(self._model.config).mlp is None:
+                notes.append((layer.mlp.block, partial(_note_shape, layer)))
+            if self._terms.rule == "sequence":
+                notes.append((base, partial(_note_padding, layer)))
+            for module, note in notes:
+                handle = module.register_forward_pre_hook(note, with_kwargs=True)
+                self._hooks.callback(handle.remove)
 
     def _put_in(self) -> None:
         for linear, stand_in in self._stand_ins:
@@ -204,6 +217,7 @@ class Gates:
         with ExitStack() as stack:
             for layer in self._mlps:
                 stack.callback(layer.lay_back)
+            stack.callback(self._hooks.close)
             stack.callback(self._take_out)
         self._stand_ins = []
         self._entered = False

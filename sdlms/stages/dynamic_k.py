@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sdlms.dynamic.windows import Drawn, WindowSettings
     from sdlms.models.loading import ModelSource
 
+DEFAULT_TASKS = ("heldout",)
 NO_LAYERS = ("none",)
 PART_DOCUMENT_BYTES = 60
 KEEP = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -41,9 +42,7 @@ class Config(ComputeConfig):
 
     model: Annotated[str, "Embedded name, local folder, or hub id."] = "sdlms-medium"
     revision: Annotated[str | None, "Branch, tag or commit of a hub model."] = None
-    tasks: Annotated[
-        tuple[str, ...], "A manifest (embedded name or path), or task names of the default one."
-    ] = ("heldout",)
+    tasks: Annotated[tuple[str, ...], "A manifest, or names of tasks of probe."] = DEFAULT_TASKS
     texts: Annotated[Path | None, "A text, .jsonl or .parquet file to read instead."] = None
     field: Annotated[str, "Key of the text in a .jsonl or .parquet file."] = "text"
     keep: Annotated[tuple[float, ...], "Fractions of the neurons that are kept, in (0, 1]."] = KEEP
@@ -58,7 +57,7 @@ class Config(ComputeConfig):
     ] = "auto"
     window: Annotated[int, "Tokens of a window; 0 is 512, or the context where shorter."] = 0
     stride: Annotated[int, "Tokens of a window that are scored; 0 is half of it."] = 0
-    max_tokens: Annotated[int, "Scored tokens per task and seed, in whole windows."] = 20_000
+    max_tokens: Annotated[int, "Scored tokens per task and seed."] = 5_000
     calibration_tokens: Annotated[int, "Tokens that rules learn from, apart from the scored."] = (
         4096
     )
@@ -89,7 +88,7 @@ class Config(ComputeConfig):
         least = {"seeds": 1, "rounds": 1, "max_tokens": 1, "window": 0, "stride": 0}
         for name, bound in {**least, "calibration_tokens": 0, "batch_tokens": 0}.items():
             check_at_least(name, getattr(self, name), bound)
-        check_sources(self.tasks, self.texts, self.field)
+        check_sources(self.tasks, self.texts, self.field, *DEFAULT_TASKS)
         self._check_needs()
 
     def _check_needs(self) -> None:
@@ -193,8 +192,8 @@ def _plan(config: Config, out: RunWriter) -> Plan:
 
 def _named_runs(config: Config, artifacts: Path) -> dict[str, Run]:
     """The runs that `--si` and `--sae` name, by their stage."""
-    named = {"si-modularity": config.si, "sae-train": config.sae}
-    return {stage: find_run(artifacts, name, stage) for stage, name in named.items() if name}
+    named = (("si-modularity", config.si), ("sae-train", config.sae))
+    return {stage: find_run(artifacts, run, stage) for stage, run in named if run is not None}
 
 
 def _decisions(config: Config) -> dict[str, Any]:

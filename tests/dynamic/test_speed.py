@@ -17,6 +17,7 @@ from sdlms.dynamic.speed import SpeedSettings, check_same, measure_speed, rotate
 from sdlms.errors import UserError
 from sdlms.models.gated import Gates, How, Learned, gated, learn
 from sdlms.models.gating.rules import RULES
+from sdlms.models.loading import find_model, load_causal_model
 from tests.models.tiny_models import INPUT_IDS, random_model
 
 SETTINGS = SpeedSettings(
@@ -92,7 +93,6 @@ def test_the_order_rotates() -> None:
 
 
 def test_rounds_go_through_all_configurations_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is multiplied when: the number of kept neurons, or none where the model is dense."""
     model = causal("gpt_neox-parallel")
     order: list[str] = []
     measure = speed._Rounds.measure
@@ -141,6 +141,15 @@ def test_the_best_backend_is_named() -> None:
     model = causal("gpt_neox-parallel")
     found = measure_speed(model, "post-norm", (0.5,), None, "auto", SETTINGS)
     assert (found["backend"] == "torch") == (found["fallback"] is not None)
+
+
+@pytest.mark.parametrize("rule", ["post-norm", "input", "sequence"])
+def test_a_trained_model_with_the_best_backend(rule: str) -> None:
+    """Wide enough for kernel and dense product to add in another order."""
+    source = find_model("sdlms-small", None)
+    model = load_causal_model(source, torch.float32, torch.device("cpu"))
+    found = measure_speed(model, rule, (0.3,), learn(model, INPUT_IDS), "auto", SETTINGS)
+    assert found["configurations"]["0.3"]["kept"] == pytest.approx([0.3] * 3, abs=0.15)
 
 
 def test_a_wrong_product_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ import sdlms.stages.sae_latents
 import sdlms.stages.sae_train  # noqa: F401
 from sdlms.acts import opening  # noqa: F401
 from sdlms.cli import main
+from sdlms.dynamic import reading, sweeps, writing  # noqa: F401
 from sdlms.probes import mass_mean, sweep, training  # noqa: F401
 from sdlms.runs.reading import Run, list_runs
 from sdlms.runs.writing import RunOptions  # noqa: F401

@@ -20,7 +20,7 @@ class Sample(NamedTuple):
     Attributes:
         inputs: `[token, d_model]` of the MLP.
         added: mean squared norm of what the MLP adds to the residual stream.
-        stream: median squared norm of the stream after it; a few tokens have huge ones.
+        stream: mean squared norm of the stream after the block.
     """
 
     inputs: Tensor

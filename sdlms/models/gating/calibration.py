@@ -98,7 +98,7 @@ class _Learner:
         curves.append(quantiles_of(magnitudes(thinned(neurons), None)))
         mean, held = summed_scores(neurons, norms)
         added, stream = (seen[name].float().square().sum(-1) for name in ("added", "resid"))
-        sample = Sample(inputs, float(added.mean()), float(stream.median()))
+        sample = Sample(inputs, float(added.mean()), float(stream.mean()))
         self._found = {
             "scores": quantiles_of(magnitudes(thinned(neurons), norms)),
             "held": held,
@@ -151,5 +151,6 @@ def summed_scores(neurons: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
         scores = magnitudes(part, norms)
         sums += scores.sum(0)
         held = scores.sort(-1, descending=True).values.double().cumsum(-1)
-        counts += 1 + torch.searchsorted(held[:, :-1].contiguous(), shares * held[:, -1:]).sum(0)
+        below = torch.searchsorted(held[:, :-1].contiguous(), shares * held[:, -1:])
+        counts += (1 + below).sum(0)
     return (sums / n_tokens).float().cpu(), (counts / (n_tokens * n_neurons)).cpu()

@@ -137,6 +137,11 @@ class SequenceMlp(CompactMlp):
     def __init__(self, mlp: Mlp, terms: Terms) -> None:
         super().__init__(mlp, terms)
         self._norms = output_norms(mlp.down.weight, 1 if mlp.down.rows == "outputs" else 0)
+        self._real: Tensor | None = None
+
+    def see_padding(self, real: Tensor | None) -> None:
+        """See `GatedMlp`."""
+        self._real = real
 
     def up(self, index: int, x: Tensor) -> Tensor:
         """See `GatedMlp`."""
@@ -156,12 +161,19 @@ class SequenceMlp(CompactMlp):
             return super().down(x)
         acts = x.view(*shape, -1)
         n_prompt = min(self.terms.how.prompt_tokens or shape[1], shape[1])
-        scores = prompt_scores(acts[:, :n_prompt]) * self._norms
+        scores = prompt_scores(self._without_padding(acts)[:, :n_prompt]) * self._norms
         if n_prompt == shape[1]:
             dense = self._down_dense(x)
             self.choose(scores)
             return dense
         return self._prompt_and_rest(x, acts, scores, n_prompt)
+
+    def _without_padding(self, acts: Tensor) -> Tensor:
+        """Neurons `[batch, token, neuron]`, all zero where a token only fills its row up."""
+        real, (n_rows, n_tokens) = self._real, acts.shape[:2]
+        if real is None or real.dim() != 2 or len(real) != n_rows or real.shape[1] < n_tokens:
+            return acts
+        return acts.masked_fill(~real[:, -n_tokens:, None].to(acts.device).bool(), 0)
 
     def _prompt_and_rest(self, x: Tensor, acts: Tensor, scores: Tensor, n_prompt: int) -> Tensor:
         """One call that holds a prompt and what follows it."""

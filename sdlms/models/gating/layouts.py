@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sdlms.errors import UserError
 from sdlms.models.architectures import architecture_for, blocks_of
+from sdlms.models.gating.stand_ins import StandIn
 
 Axis = Literal["inputs", "outputs"]
 Swap = tuple[Tensor, Tensor]  # int64 [n] rows, and the rows that go there
@@ -104,6 +105,8 @@ def _owners(model: nn.Module) -> dict[int, int]:
 def _check(module: nn.Module, name: str, owners: dict[int, int]) -> None:
     """Refuse what cannot be laid out by rows."""
     way_out = "Load the model unquantised, unshared and on its devices as a whole."
+    if isinstance(module, StandIn):
+        raise UserError(f"{name} is gated already. Gate other layers, or leave that context first.")
     if type(module) not in ROWS:
         raise UserError(
             f"{name} is a {type(module).__name__}; rules know Linear and Conv1D. {way_out}"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Both curves are dense where rules ask: near 0 for quantiles at small keeps, near 1 for shares.
@@ -13,12 +14,30 @@ QUANTILES = torch.linspace(0, 1, 1001, dtype=torch.float64)
 SHARES = 1 - torch.logspace(0, -7, 561, dtype=torch.float64)
 
 
+Floats = NDArray[np.float64]
 GRID = 0.01  # steps of a layer's share
 
 
 def at(curve: Tensor, fraction: float) -> float:
     """The value of a curve over `QUANTILES` at a fraction in [0, 1], between its points linear."""
     return float(np.interp(fraction, QUANTILES.numpy(), curve.double().numpy()))
+
+
+def convex(grid: Floats, x: Floats, y: Floats) -> Floats:
+    """The lower convex hull of points, at the places of a grid; x rises."""
+    hull: list[int] = []
+    for point in range(len(x)):
+        while len(hull) > 1 and _above(x, y, (hull[-2], hull[-1], point)):
+            hull.pop()
+        hull.append(point)
+    return np.interp(grid, x[hull], y[hull])
+
+
+def _above(x: Floats, y: Floats, points: tuple[int, int, int]) -> bool:
+    """Whether the middle one of three points lies on or above the line through the others."""
+    left, middle, right = points
+    rise = (y[right] - y[left]) * (x[middle] - x[left])
+    return bool((y[middle] - y[left]) * (x[right] - x[left]) >= rise)
 
 
 class Allocation(NamedTuple):
@@ -96,23 +115,22 @@ class Learned:
     def weight_shares(self, keep: float, layers: Sequence[int]) -> dict[int, float]:
         """The kept share of each layer's weights under `input`, `keep` in the mean of these layers.
 
-        Layer by layer the share is lowered, each time where the error rises least. Their MLPs are
-        taken to be of one size.
+        Layer by layer the share is lowered, each time where the error rises least; on the convex
+        hull of the errors, where that is the best there is. MLPs are taken to be of one size.
         """
         paths = [self.layers[layer].allocation for layer in layers]
         least = max(float(path.share[0]) for path in paths)
         if keep <= least:
             return dict.fromkeys(layers, keep)
         grid = np.append(np.arange(1, least, -GRID), least)[::-1]
-        errors = np.stack([np.interp(grid, path.share, path.errors) for path in paths])
+        errors = np.stack([convex(grid, path.share.numpy(), path.errors.numpy()) for path in paths])
         places = np.full(len(layers), len(grid) - 1)
+        last = 0
         while grid[places].mean() > keep:
             lower = np.maximum(places - 1, 0)
             rise = np.diff(np.take_along_axis(errors, np.stack([lower, places], 1), 1))[:, 0]
-            cost = np.where(places > 0, -rise, np.inf)
-            places[cost.argmin()] -= 1
-        surplus = keep - grid[places].mean()  # less than one step of one layer
-        return {
-            layer: min(1.0, float(grid[place] + surplus))
-            for layer, place in zip(layers, places, strict=True)
-        }
+            last = int(np.where(places > 0, -rise, np.inf).argmin())
+            places[last] -= 1
+        shares = dict(zip(layers, grid[places].tolist(), strict=True))
+        shares[layers[last]] += len(layers) * (keep - float(grid[places].mean()))
+        return shares

@@ -140,6 +140,9 @@ class GatedMlp:
         """Batch and token of the forward that begins; some MLPs know them no more (OPT)."""
         self._shape = shape
 
+    def see_padding(self, real: Tensor | None) -> None:
+        """The attention mask `[batch, token]` of the forward that begins, where it has one."""
+
     def shape_of(self, x: Tensor) -> torch.Size:
         """Batch and token of an input of one of the maps."""
         if x.dim() == 3:
