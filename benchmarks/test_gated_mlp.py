@@ -5,6 +5,7 @@ own tokens: other neurons are kept for each. The gain of the kernel (all neurons
 model's own modules) is reported apart from that of sparsity (against all neurons kept).
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from sdlms.models.architectures import blocks_of
 from sdlms.models.device import set_threads
 from sdlms.models.gated import Gates, How, Learned, gated, learn
 
+Timed = Callable[[], dict[str, float]]
+PART = "MLPs"  # of a side's seconds
 KEEPS = (0.7, 0.5, 0.3, 0.1)
 N_TOKENS = 4  # of each round; other ones in the next
 SAMPLE_TOKENS = 256
@@ -69,11 +72,13 @@ class Work:
         n_turns = len(self.inputs[0]) // N_TOKENS
         return range(turn % n_turns * N_TOKENS, (turn % n_turns + 1) * N_TOKENS)
 
-    def run(self, side: str) -> None:
-        """Some tokens through all layers."""
-        for token in self.tokens_of(side):
+    def run(self, side: str) -> dict[str, float]:
+        """Some tokens through all layers; seconds, without what it takes to set another keep."""
+        tokens, began = self.tokens_of(side), time.perf_counter()
+        for token in tokens:
             for mlp, inputs in zip(self.mlps, self.inputs, strict=True):
                 mlp(inputs[token])
+        return {PART: time.perf_counter() - began}
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -102,18 +107,18 @@ def _recorded(mlps: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def sides_of(work: Work, gates: Gates, rule: str) -> dict[str, Callable[[], None]]:
+def sides_of(work: Work, gates: Gates, rule: str) -> dict[str, Timed]:
     """The model's own modules, all neurons kept by the backend, and each keep."""
 
-    def dense() -> None:
+    def dense() -> dict[str, float]:
         with gates.paused():
-            work.run("dense")
+            return work.run("dense")
 
-    def kept(side: str, keep: float) -> None:
+    def kept(side: str, keep: float) -> dict[str, float]:
         gates.keep = keep
-        work.run(side)
+        return work.run(side)
 
-    sides: dict[str, Callable[[], None]] = {"dense": dense, "forced": partial(kept, "forced", 1.0)}
+    sides: dict[str, Timed] = {"dense": dense, "forced": partial(kept, "forced", 1.0)}
     for keep in KEEPS:
         sides[f"{rule} {keep}"] = partial(kept, f"{rule} {keep}", keep)
     return sides
@@ -145,8 +150,9 @@ def share_read(rule: str, kept: float) -> float:
 def report_of(work: Work, rounds: Rounds, name: str, rule: str, kept: dict[str, float]) -> Report:
     """Speedups, their two factors, the limit of the second, and bytes per second."""
     report = Report(name, unit="s")
-    report.add_rounds(rounds)
-    wall = rounds.wall
+    wall = {side: parts[PART] for side, parts in rounds.parts.items()}
+    report.figures.update(wall)
+    report.facts["cpu_seconds"] = rounds.cpu_medians()
     backend = name.split()[0]
     in_float32 = work.inputs[0].dtype == torch.float32
     targets = TARGETS if in_float32 else {}

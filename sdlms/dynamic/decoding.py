@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Text(NamedTuple):
@@ -48,7 +50,7 @@ class Clock:
 
 
 @torch.no_grad()
-def decode(model: PreTrainedModel, text: Text) -> Iterator[Tensor]:
+def decode(model: "PreTrainedModel", text: Text) -> Iterator[Tensor]:
     """Logits `[1, vocabulary]` after the prompt, then after each decoded token.
 
     The model makes the key-value cache that it wants (sliding windows, ...); it is gone with the
@@ -67,7 +69,7 @@ def decode(model: PreTrainedModel, text: Text) -> Iterator[Tensor]:
 
 
 def time_text(
-    model: PreTrainedModel, text: Text, after_prompt: Callable[[], None] = lambda: None
+    model: "PreTrainedModel", text: Text, after_prompt: Callable[[], None] = lambda: None
 ) -> TextSeconds:
     """Decode a text and take the time of each step.
 

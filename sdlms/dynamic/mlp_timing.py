@@ -6,15 +6,17 @@ called again, as in decoding; one layer called many times would find them there.
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from sdlms.dynamic.decoding import Clock, Text, decode
 from sdlms.models.architectures import Architecture, architecture_for, blocks_of
 from sdlms.models.replacing import first_argument
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Mlp(NamedTuple):
@@ -30,7 +32,7 @@ class Mlp(NamedTuple):
     hidden: Tensor
 
 
-def mlps_of(model: PreTrainedModel, text: Text) -> list[Mlp]:
+def mlps_of(model: "PreTrainedModel", text: Text) -> list[Mlp]:
     """The MLPs in order, with their inputs at the last decoded token.
 
     Args:

@@ -13,17 +13,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sdlms.dynamic.decoding import Clock, Text, decode, time_text
 from sdlms.dynamic.gains import DENSE, FORCED
 from sdlms.dynamic.mlp_timing import Mlp, mlps_of, time_mlps
 from sdlms.models.gated import Gates, How, Learned, gated
 from sdlms.models.gating.backends import BackendName, backend_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROUNDS, WARMUPS, MLP_PASSES = 5, 2, 3
 
@@ -73,7 +75,7 @@ class Timings:
 
 
 def measure_speed(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     rule: str,
     keeps: Sequence[float],
     learned: Learned | None,
@@ -139,7 +141,7 @@ def rotated(names: list[str], number: int) -> Iterator[str]:
 class _Rounds:
     """One model with its gates, ready to be measured."""
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     gates: Gates
     mlps: list[Mlp]
     settings: SpeedSettings
@@ -165,7 +167,7 @@ class _Rounds:
 
 
 @torch.no_grad()
-def _logits(model: PreTrainedModel, text: Text) -> Tensor:
+def _logits(model: "PreTrainedModel", text: Text) -> Tensor:
     """`[token, vocabulary]` float32, after the prompt and each decoded token."""
     return torch.cat(list(decode(model, text))).float()
 
@@ -191,7 +193,7 @@ def check_same(expected: Tensor, found: Tensor, dtype: torch.dtype, what: str) -
         raise ValueError(f"{what}: sparse execution is off by {error:.2g} of the logits' size")
 
 
-def _circumstances(model: PreTrainedModel, backend: BackendName, text: Text) -> dict[str, Any]:
+def _circumstances(model: "PreTrainedModel", backend: BackendName, text: Text) -> dict[str, Any]:
     """What else a time depends on."""
     reasons: list[str] = []
     return {

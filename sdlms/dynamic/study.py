@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from sdlms.dynamic.decoding import Text
 from sdlms.dynamic.quality import Gate, measure_layer, measure_quality
@@ -18,6 +18,9 @@ from sdlms.models.gating.backends import BackendName
 from sdlms.models.gating.rules import DEFAULT_RULE, rule_of
 from sdlms.models.spreading import input_device
 from sdlms.runs.parts import Part, Parts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DECODED = 16
 """Tokens that are decoded after a prompt; both come from a seed's first window."""
@@ -61,7 +64,7 @@ class Study:
         on_halved: told the new budget each time memory runs out.
     """
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     drawn: Mapping[int, Drawn]
     blocks: Mapping[int, NDArray[np.int64]] | None
     settings: StudySettings

@@ -117,7 +117,7 @@ def test_inputs_are_checked_before_a_run_begins(
         ("", "texts.txt"),
         (" \n\n \n", "texts.txt"),
         ("a road and a river", "fewer than one window of 64. Set a smaller --window"),
-        ("sheep on a road " * 90, "its text has 0 tokens beside the 384 of calibration"),
+        ("sheep on a road " * 90, "its text has 0 tokens beside the 385 of"),
         (None, "texts.txt"),
     ],
 )
