@@ -7,7 +7,7 @@ from torch.nn import functional
 from sdlms.models.gating.layouts import Mlp, Rows
 from sdlms.models.gating.rules import n_kept
 from sdlms.models.gating.scoring import largest_mask, output_norms
-from sdlms.models.gating.terms import GatedMlp, Terms, masked_product
+from sdlms.models.gating.terms import GatedMlp, Terms, masked_product, rows_joined, rows_of
 
 
 class CompactMlp(GatedMlp):
@@ -78,9 +78,8 @@ class CompactMlp(GatedMlp):
         if not self.singly(x, weight.shape[1]):
             return functional.linear(x, weight, bias)
         assert self.backend is not None
-        flat = x.reshape(-1, weight.shape[1])
-        found = torch.stack([self.backend.dense(weight, bias, row) for row in flat])
-        return found.view(*x.shape[:-1], -1)
+        rows = rows_of(x, weight.shape[1])
+        return rows_joined([self.backend.dense(weight, bias, row) for row in rows], x)
 
     def down(self, x: Tensor) -> Tensor:
         """See `GatedMlp`."""
@@ -102,10 +101,9 @@ class CompactMlp(GatedMlp):
         if not self.singly(x, n):
             return functional.linear(x, laid.rows[:n].t(), laid.bias)
         assert self.backend is not None
-        found = [
-            self.backend.largest(laid.rows[:n], laid.bias, row, None, n) for row in x.reshape(-1, n)
-        ]
-        return torch.stack(found).view(*x.shape[:-1], -1)
+        rows, backend = laid.rows[:n], self.backend
+        found = [backend.largest(rows, laid.bias, row, None, n) for row in rows_of(x, n)]
+        return rows_joined(found, x)
 
     def _down_dense(self, x: Tensor) -> Tensor:
         """The whole product, of tokens that are not counted."""

@@ -1,12 +1,11 @@
 """Rules that choose among the finished neurons of a token and skip rows of the down projection."""
 
-import torch
 from torch import Tensor
 
 from sdlms.models.gating.choosers import Chooser, Facts, chooser_of
 from sdlms.models.gating.layouts import LinearMap, Mlp, Rows
 from sdlms.models.gating.scoring import output_norms
-from sdlms.models.gating.terms import GatedMlp, Terms, masked_product
+from sdlms.models.gating.terms import GatedMlp, Terms, masked_product, rows_joined, rows_of
 
 
 class DownMlp(GatedMlp):
@@ -53,42 +52,36 @@ class DownMlp(GatedMlp):
 
     def _up_singly(self, linear: LinearMap, x: Tensor) -> Tensor:
         """The whole product, row by row."""
-        weight, backend = linear.weight.data, self.backend
+        weight, bias, n, backend = linear.weight, linear.bias, linear.n_inputs, self.backend
         assert backend is not None
-        bias = None if linear.bias is None else linear.bias.data
-        rows = x.reshape(-1, linear.n_inputs)
+        rows = rows_of(x, n)
         if linear.rows == "outputs":
-            found = [backend.dense(weight, bias, row) for row in rows]
-        else:
-            found = [backend.largest(weight, bias, row, None, len(row)) for row in rows]
-        return torch.stack(found).view(*x.shape[:-1], -1)
+            return rows_joined([backend.dense(weight, bias, row) for row in rows], x)
+        return rows_joined([backend.largest(weight, bias, row, None, n) for row in rows], x)
 
     def down(self, x: Tensor) -> Tensor:
         """See `GatedMlp`."""
         chooser, before = self._chooser, self._before
         assert chooser is not None
         self._before = None
+        if self.singly(x, x.shape[-1]):
+            return self._down_singly(chooser, x, before)
         flat = x.reshape(-1, x.shape[-1])
         before = None if before is None else before.reshape(flat.shape)
-        if self.singly(x, x.shape[-1]):
-            return self._down_singly(chooser, flat, before).view(*x.shape[:-1], -1)
         mask = chooser.mask(flat, before)
         self.tally.add(mask.sum() / mask.shape[1], len(mask))
         self.tell(mask, x)
         return masked_product(self.mlp.down, x, mask)
 
-    def _down_singly(self, chooser: Chooser, flat: Tensor, before: Tensor | None) -> Tensor:
+    def _down_singly(self, chooser: Chooser, x: Tensor, before: Tensor | None) -> Tensor:
         """The kept rows of the down projection, token by token."""
-        assert self._rows is not None and self.backend is not None
+        laid, backend, n = self._rows, self.backend, x.shape[-1]
+        assert laid is not None and backend is not None
+        earlier = None if before is None else rows_of(before, n)
         found = []
-        for index, row in enumerate(flat):
-            product, n = chooser.product(
-                self.backend,
-                self._rows.rows,
-                self._rows.bias,
-                row,
-                None if before is None else before[index],
-            )
-            self.tally.add(n / len(row), 1)
+        for index, row in enumerate(rows_of(x, n)):
+            own = None if earlier is None else earlier[index]
+            product, n_kept = chooser.product(backend, laid.rows, laid.bias, row, own)
+            self.tally.add(n_kept / n, 1)
             found.append(product)
-        return torch.stack(found)
+        return rows_joined(found, x)

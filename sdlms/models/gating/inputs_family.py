@@ -1,11 +1,12 @@
 """The rule that skips small inputs of every matrix of the MLP (TEAL, arXiv 2408.14690)."""
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from sdlms.models.gating.layouts import LinearMap, Mlp, Rows
 from sdlms.models.gating.scoring import magnitudes
-from sdlms.models.gating.terms import GatedMlp, Terms, masked_product
+from sdlms.models.gating.terms import GatedMlp, Terms, masked_product, rows_joined, rows_of
 
 
 class InputsMlp(GatedMlp):
@@ -48,21 +49,21 @@ class InputsMlp(GatedMlp):
         """The product with the large inputs; the last matrix counts the tokens."""
         share = linear.n_outputs / self._n_weights  # of one input
         if self.singly(x, linear.n_inputs):
-            found, n = self._product_singly(index, x.reshape(-1, linear.n_inputs))
+            found, n = self._product_singly(index, rows_of(x, linear.n_inputs))
             self.tally.add(n * share, n_tokens)
-            return found.view(*x.shape[:-1], -1)
+            return rows_joined(found, x)
         mask = magnitudes(x, None) > self._least[index]
         self.tally.add(mask.sum() * share, n_tokens)
         if linear is self.mlp.down:
             self.tell(mask, x)
         return masked_product(linear, x, mask)
 
-    def _product_singly(self, index: int, flat: Tensor) -> tuple[Tensor, int]:
+    def _product_singly(self, index: int, rows: Sequence[Tensor]) -> tuple[list[Tensor], int]:
         """Row by row; and how many inputs were kept in all."""
         assert self.backend is not None
         laid, n, found = self._rows[index], 0, []
-        for row in flat:
+        for row in rows:
             product, kept = self.backend.above(laid.rows, laid.bias, row, None, self._least[index])
             found.append(product)
             n += kept
-        return torch.stack(found), n
+        return found, n

@@ -1,6 +1,6 @@
 """How a context gates: what its user may choose, and what every gated layer of it shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -179,3 +179,14 @@ def masked_product(linear: LinearMap, x: Tensor, mask: Tensor) -> Tensor:
     """
     product: Tensor = linear.module.forward(x.masked_fill(~mask.view(x.shape), 0))
     return product
+
+
+def rows_of(x: Tensor, n_inputs: int) -> Sequence[Tensor]:
+    """The inputs of a map one by one, each `[in]`; of a single one without the cost of a split."""
+    return (x.view(-1),) if x.numel() == n_inputs else x.reshape(-1, n_inputs).unbind()
+
+
+def rows_joined(found: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Results `[out]` of `rows_of` in the shape of the input, `[..., out]`."""
+    joined = found[0] if len(found) == 1 else torch.stack(list(found))
+    return joined.view(*x.shape[:-1], -1)
