@@ -9,7 +9,6 @@ not pooled yet. Entries are kept in the stored type; casting comes afterwards.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,17 +24,8 @@ from sdlms.acts.saving import result_header, save_plan
 from sdlms.acts.sources import Source
 from sdlms.errors import UserError
 from sdlms.progress import LOGGER
+from sdlms.storage.cache_folder import cache_folder
 from sdlms.storage.row_file import RowFile, find_rows
-
-VARIABLE = "SDLMS_CACHE"
-
-
-def cache_folder() -> Path:
-    """Where results are kept: `SDLMS_CACHE`, or `sdlms` in the user's cache folder."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sdlms"
 
 
 def cached(source: Source, plan: Plan, path: Path | None) -> tuple[Source, Plan]:

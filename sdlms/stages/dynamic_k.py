@@ -99,7 +99,7 @@ class Config(ComputeConfig):
                     f"--rule {rule} keeps communities of neurons: name a run that has found them "
                     "by --si (make one: sdlms si-modularity)."
                 )
-            if rule_of(rule).needs == "calibration" and not self.calibration_tokens:
+            if rule_of(rule).needs != "nothing" and not self.calibration_tokens:
                 raise UserError(
                     f"--rule {rule} learns from text: --calibration-tokens must be at least one "
                     "window, got 0."
@@ -264,7 +264,8 @@ def _study(config: Config, plan: Plan, out: RunWriter) -> "Study":
     decided = plan.decided
     settings = StudySettings(
         rules=tuple(dict.fromkeys(config.rule)),
-        keeps=tuple(sorted(set(config.keep))),
+        # To six digits, by which parts are named: two that differ by less are one.
+        keeps=tuple(sorted({float(f"{keep:g}") for keep in config.keep})),
         layers=tuple(plan.layers),
         seeds=tuple(plan.drawn),
         backend=decided.get("backend", "auto"),

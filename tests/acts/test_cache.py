@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdlms.acts.cache import cache_folder, spilled
+from sdlms.acts.cache import spilled
 from sdlms.acts.file_source import FileSource
 from sdlms.acts.handle import Acts
 from sdlms.acts.live_source import live_source
@@ -55,18 +55,6 @@ def assert_equal(found: Acts, expected: Acts) -> None:
 
 
 # Where
-
-
-def test_the_folder_is_named_or_the_users_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("SDLMS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg/sdlms"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home/.cache/sdlms"
 
 
 def test_nothing_is_written_beside_the_source(

@@ -61,7 +61,7 @@ def made_times(factor: float) -> dict[str, Any]:
 def write_part(study: Study, folder: Path, name: str, part: Mapping[str, Any]) -> None:
     """Leave a part where the study looks for it, so that nothing is measured."""
     path = folder / "parts" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(part))
     assert study.parts.has(name)
 

@@ -5,7 +5,7 @@ import pytest
 
 from sdlms.dynamic import resampling
 from sdlms.dynamic.losses import DocumentLosses
-from sdlms.dynamic.resampling import N_RESAMPLES, resampled
+from sdlms.dynamic.resampling import N_RESAMPLES, resampled, resampled_together
 from tests.dynamic.made_losses import at_random, made, worse
 
 
@@ -107,3 +107,29 @@ def test_a_loss_that_is_not_finite_is_nan() -> None:
         found = resampled([made([bad, 1.0, 2.0, 3.0], [1, 1, 1, 1], [0, 0, 1, 1])], 0)
         assert np.isnan(found.nats(0)).all() and np.isnan(found.nats(None)).all()
         assert np.isfinite(found.nats(1)).all()
+
+
+@pytest.mark.parametrize("block_numbers", [resampling.BLOCK_NUMBERS, 30 * 7])
+def test_models_that_are_drawn_together_are_drawn_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch, block_numbers: int
+) -> None:
+    monkeypatch.setattr(resampling, "BLOCK_NUMBERS", block_numbers)
+    dense = [at_random(0), at_random(0)._replace(ids=[f"other-{n}" for n in range(30)])]
+    broken = [dense[0], dense[1]._replace(sums=np.full(30, np.inf))]
+    models = [dense, [worse(each, 0.3) for each in dense], broken]
+    together = resampled_together(models, 7)
+    assert len(together) == 3
+    for found, own in zip(together, models, strict=True):
+        alone = resampled(own, 7)
+        assert np.array_equal(found.sums, alone.sums, equal_nan=True)
+        assert np.array_equal(found.counts, alone.counts)
+        assert np.array_equal(found.documents, alone.documents)
+
+
+def test_models_of_other_documents_are_not_drawn_together() -> None:
+    first, second = made([1.0, 2.0], [1, 1]), made([1.0, 2.0, 3.0], [1, 1, 1])
+    with pytest.raises(ValueError, match="measured in other documents"):
+        resampled_together([[first], [second]], 0)
+    other_tasks = made([1.0, 2.0], [1, 1], [0, 1])
+    with pytest.raises(ValueError, match="measured in other documents"):
+        resampled_together([[first], [other_tasks]], 0)

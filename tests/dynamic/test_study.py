@@ -87,7 +87,7 @@ def test_a_seed_learns_from_its_own_calibration_sample(tmp_path: Path) -> None:
     for seed, learned in ((3, first), (4, second)):
         expected = learn(study.model, torch.from_numpy(study.drawn[seed].calibration))
         for layer, own in learned.layers.items():
-            assert torch.equal(own.mean_score, expected.layers[layer].mean_score)
+            assert torch.equal(own.mean_scores, expected.layers[layer].mean_scores)
 
 
 def test_random_sets_differ_between_seeds(tmp_path: Path) -> None:

@@ -43,7 +43,11 @@ def test_each_number_is_where_its_name_is() -> None:
     row = quality_cells(QUALITY)
     names = ("perplexity", "perplexity_std", "perplexity_low", "perplexity_high")
     assert [row[name] for name in names] == [9.0, 0.5, 8.0, 10.0]
-    assert (row["quality_delta"], row["perplexity_ratio"], row["reason"]) == (0.9, 1.1, "one reason")
+    assert (row["quality_delta"], row["perplexity_ratio"], row["reason"]) == (
+        0.9,
+        1.1,
+        "one reason",
+    )
     assert (row["n_tokens"], row["n_documents"]) == (100, 7)
     row = savings_cells(Spread(0.3, 0.01), SAVED)
     assert [row[name] for name in SAVINGS] == [0.2, 0.5, 0.1, 0.4, 1 / 0.8, 2.0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sdlms.dynamic.streams import Documents, read_documents
-from sdlms.dynamic.windows import Drawn, WindowSettings, check_windows, draw
+from sdlms.dynamic.windows import Drawn, WindowSettings, check_windows, draw, head
 from sdlms.errors import UserError
 from sdlms.models.tokens import Text
 from tests.conftest import TOKENIZER
@@ -219,6 +219,29 @@ def test_every_document_that_is_listed_is_scored(tasks: list[Documents]) -> None
         counts = np.bincount(windows.document[windows.scored])
         assert len(counts) == len(windows.document_ids) == len(set(windows.document_ids))
         assert (counts > 0).all()
+
+
+@pytest.mark.parametrize("most", [1, 8, 9, 50, 99, 100, 10**6])
+def test_the_head_is_the_fewest_windows_that_hold_so_much(
+    tasks: list[Documents], most: int
+) -> None:
+    windows = draw(tasks, 0, SETTINGS).windows
+    found = head(windows, most)
+    assert (found.first, found.task_names) == (windows.first, windows.task_names)
+    for task in (0, 1):
+        own, counts = found.task == task, windows.scored[windows.task == task].sum(axis=1)
+        n_kept = int(own.sum())
+        assert counts[:n_kept].sum() >= min(most, counts.sum()) and n_kept >= 1
+        assert counts[: n_kept - 1].sum() < most  # one window less would be too few
+        for name in ("ids", "scored"):
+            before = getattr(windows, name)[windows.task == task][:n_kept]
+            assert np.array_equal(getattr(found, name)[own], before)
+        read = np.array(found.document_ids)[found.document[own]][found.scored[own]]
+        before = np.array(windows.document_ids)[windows.document[windows.task == task][:n_kept]]
+        assert np.array_equal(read, before[found.scored[own]])
+    assert (found.document[~found.scored] == -1).all()
+    assert (np.bincount(found.document[found.scored]) > 0).all()
+    assert len(found.document_ids) == found.document.max() + 1
 
 
 class TestRefusals:

@@ -1,4 +1,4 @@
-"""What several tests of dynamic-k share: quick settings, and runs that it reads beside the model."""
+"""What tests of dynamic-k share: quick settings, and runs that it reads beside the model."""
 
 from pathlib import Path
 
@@ -47,15 +47,17 @@ def runs_beside(folder: Path, captures: dict[str, str]) -> dict[str, Path]:
         "control": ["si-modularity", "--acts", captures["reinit"], "--no-graph", *QUICK],
         "sae": ["sae-train", "--acts", captures["none"], *TRAINING],
     }
-    found = {}
+    return {name: run_in(folder, words) for name, words in commands.items()}
+
+
+def run_in(folder: Path, words: list[str]) -> Path:
+    """The run that a command makes in some folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name, words in commands.items():
-            with pytest.raises(SystemExit) as stopped:
-                main(words)
-            assert not stopped.value.code
-            found[name] = list_runs(folder / "artifacts")[-1].path
-    return found
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+    assert not stopped.value.code
+    return list_runs(folder / "artifacts")[-1].path
 
 
 def untimed(run: Path) -> dict[str, object]:

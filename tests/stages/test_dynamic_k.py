@@ -1,10 +1,6 @@
 """`sdlms dynamic-k` through the real command line: what each table says, and what stays."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdlms.dynamic import latent_rows, specialist_rows, study
+from sdlms.dynamic import latent_rows, specialist_rows
 from sdlms.dynamic.tables import COLUMNS, CRITICAL_COLUMNS, TIMED
 from sdlms.dynamic.windows import WindowSettings
 from sdlms.models.gating import building
 from sdlms.models.gating.rules import RULES
-from sdlms.runs.parts import Part
 from sdlms.runs.reading import Run
-from tests.stages.gating_runs import FAST, TASKS, drawn_by_the_stage, small_model, untimed
+from tests.stages.gating_runs import FAST, TASKS, drawn_by_the_stage, run_in, small_model, untimed
 from tests.stages.probe_runs import Cli, newest, outputs, table
 
 Streams = pytest.CaptureFixture[str]
 Row = dict[str, str]
-KILLING = Path(__file__).with_name("killing_stages.py")
 MASKED = ["--measure", "quality"]
 TABLE, CRITICAL = "dynamic_k.csv", "critical.csv"
 N_NEURONS = 192
@@ -32,7 +26,6 @@ N_NEURONS = 192
 
 def rows_where(rows: list[Row], **cells: str) -> list[Row]:
     return [row for row in rows if all(row[name] == cell for name, cell in cells.items())]
-
 
 
 def test_a_run_of_quality_and_speed(cli: Cli, work: Path, capsys: Streams) -> None:
@@ -72,9 +65,7 @@ def test_a_run_of_quality_and_speed(cli: Cli, work: Path, capsys: Streams) -> No
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """The rows of a run of two seeds, quality and speed."""
     folder = tmp_path_factory.mktemp("both")
-    command = [sys.executable, "-m", "sdlms", "dynamic-k", *FAST, "--seeds", "2"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    return table(folder / done.stdout.strip(), TABLE)
+    return table(run_in(folder, ["dynamic-k", *FAST, "--seeds", "2"]), TABLE)
 
 
 def test_everything_kept_is_the_model_itself(both: list[Row]) -> None:
@@ -200,6 +191,13 @@ def test_without_a_compiler_auto_is_torch_and_says_why(
     assert table(newest(work), TABLE)[0]["backend"] == "torch"
 
 
+def test_keeps_that_tables_cannot_tell_apart_are_one(cli: Cli, work: Path) -> None:
+    words = ["--keep", "0.5,0.2,0.5,0.50000001", "--tasks", "qa"]
+    assert cli("dynamic-k", *FAST, *MASKED, *words) == 0
+    found = [row["k"] for row in table(newest(work), TABLE)]
+    assert list(dict.fromkeys(found)) == ["0.2", "0.5"]
+
+
 def test_a_text_of_one_s_own_is_one_task(cli: Cli, work: Path) -> None:
     paragraphs = [f"Here {n} roads cross, and {n * n} sheep went on. " * 9 for n in range(30)]
     (work / "my texts.txt").write_text("\n\n".join(paragraphs))
@@ -236,7 +234,7 @@ def test_every_rule_with_neurons_and_latents_of_other_runs(
     cli: Cli, work: Path, given: dict[str, str], capsys: Streams
 ) -> None:
     words = ["--rule", ",".join(RULES), "--si", given["si"], "--sae", given["sae"]]
-    assert cli("dynamic-k", *FAST, *words, "--layers", "0,1") == 0
+    assert cli("dynamic-k", *FAST, *words, "--layers", "0,1", "--max-tokens", "30") == 0
     assert "rule pre-abs ranks neurons by the magnitude" in capsys.readouterr().err
     run = Run(newest(work))
     assert {record["run"] for record in run.all_of("input")} == {given["si"], given["sae"]}
@@ -266,61 +264,22 @@ def test_every_rule_with_neurons_and_latents_of_other_runs(
     for beside, columns in ((units, specialist_rows.COLUMNS), (latents, latent_rows.COLUMNS)):
         assert list(beside[0]) == columns
         assert list(dict.fromkeys(row["rule"] for row in beside)) == list(RULES)
-        assert {row["k"] for row in beside} == {"0.5"}
+        assert {row["k"] for row in beside} == {"0.5", "1.0"}
     assert {row["layer"] for row in latents} == {"2"}
+    for row in latents:
+        assert (row["fvu_gated"] == row["fvu_dense"]) == (row["k"] == "1.0")
 
 
 def test_blocks_of_a_run_of_other_tasks_are_kept_without_its_specialists(
     cli: Cli, work: Path, given: dict[str, str], capsys: Streams
 ) -> None:
-    (work / "sheep.txt").write_text("\n\n".join(f"{n} sheep went on a road. " * 20 for n in range(9)))
+    (work / "sheep.txt").write_text(
+        "\n\n".join(f"{n} sheep went on a road. " * 20 for n in range(9))
+    )
     words = ["--rule", "blocks", "--si", given["si"], "--texts", "sheep.txt"]
     assert cli("dynamic-k", *FAST, *MASKED, *words) == 0
     assert "no specialized_units.csv: --si:" in capsys.readouterr().err
     assert set(outputs(newest(work))) == {TABLE, CRITICAL}
-
-
-def test_an_interrupt_is_resumed_where_it_was(
-    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["dynamic-k", *FAST, "--rule", "random,threshold", "--layers", "1"]
-    assert cli(*words) == 0
-    whole, calls = newest(work), []
-    real = {name: getattr(study, name) for name in ("measure_quality", "measure_speed")}
-    deadly = [3, 5]
-
-    def counted(name: str, *arguments: object) -> Part:
-        calls.append(name)
-        if len(calls) in deadly:
-            raise KeyboardInterrupt
-        part: Part = real[name](*arguments)
-        return part
-
-    for name in real:
-        monkeypatch.setattr(study, name, lambda *words, name=name: counted(name, *words))
-    assert cli(*words) == 130
-    assert cli(*words, "--resume") == 130
-    assert cli(*words, "--resume") == 0
-    masks, times = ["measure_quality"], ["measure_speed"]
-    # Dense, random and threshold, the last begun twice; then both timings, the second twice.
-    assert calls == 4 * masks + 3 * times
-    assert len(Run(newest(work)).all_of("resume")) == 2 and newest(work) != whole
-    assert untimed(newest(work)) == untimed(whole)
-
-
-@pytest.mark.slow
-def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
-    work: Path, given: dict[str, str]
-) -> None:
-    words = ["dynamic-k", *FAST, *MASKED, "--layers", "1", "--sae", given["sae"]]
-    done = subprocess.run(
-        [sys.executable, KILLING, "3", *words, "--rule", "post-norm,top-p"],
-        cwd=work, env=dict(os.environ), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])  # behind the paths of finished runs
-    assert (found["different"], found["unfinished"]) == (0, [])
-    assert found["kills"] >= 3 and found["resumed"] >= 1
 
 
 def test_a_longer_window_is_read_as_one_says(cli: Cli, work: Path) -> None:

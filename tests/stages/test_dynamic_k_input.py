@@ -57,6 +57,10 @@ def refused(cli: Cli, work: Path, capsys: Streams) -> Refused:
             ["--rule", "threshold", "--calibration-tokens", "0"],
             "--rule threshold learns from text: --calibration-tokens must be at least one window",
         ),
+        (
+            ["--rule", "blocks", "--si", "any", "--calibration-tokens", "0"],
+            "--rule blocks learns from text: --calibration-tokens must be at least one window",
+        ),
         (["--calibration-tokens", "-1"], "--calibration-tokens must be >= 0, got -1."),
         (["--seeds", "0"], "--seeds must be >= 1, got 0."),
         (["--rounds", "0"], "--rounds must be >= 1, got 0."),

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from sdlms.storage.cache_folder import cache_folder
+
 Element = Literal["float32", "bfloat16"]
 
 SOURCE = Path(__file__).with_name("rows.c")
@@ -66,14 +68,6 @@ def compilers() -> list[tuple[str, ...]]:
     return found
 
 
-def kernels_folder() -> Path:
-    """`kernels` in the folder where activations are cached, too."""
-    if named := os.environ.get("SDLMS_CACHE"):
-        return Path(named) / "kernels"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sdlms" / "kernels"
-
-
 def _kernel_by(command: Sequence[str], element: Element) -> ctypes.CDLL:
     """What one compiler makes; from the cache folder where that can be used."""
     reason = ""
@@ -100,7 +94,7 @@ def _kernel_in(folder: Path, command: Sequence[str], element: Element) -> ctypes
 def _own_folder() -> Path | None:
     """The cache folder; None where it cannot be written, or others may write to it."""
     try:
-        folder = kernels_folder()
+        folder = cache_folder() / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except (OSError, RuntimeError):  # RuntimeError: the user has no home

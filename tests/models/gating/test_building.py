@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdlms.models.gating import building
-from sdlms.models.gating.building import NoKernelError, compilers, kernel, kernels_folder
+from sdlms.models.gating.building import NoKernelError, compilers, kernel
 
 
 @pytest.fixture(autouse=True)
@@ -156,13 +156,3 @@ def test_without_a_cache_folder(
     assert done.stdout == "1\n", done.stderr
     assert not list(temporary.iterdir())  # it went with the process
     assert not cache.is_dir() or not list(cache.iterdir())
-
-
-def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert kernels_folder() == tmp_path / "cache" / "kernels"
-    monkeypatch.delenv("SDLMS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert kernels_folder() == tmp_path / "xdg" / "sdlms" / "kernels"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert kernels_folder() == tmp_path / ".cache" / "sdlms" / "kernels"
