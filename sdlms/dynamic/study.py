@@ -142,7 +142,9 @@ class Study:
         if seed not in self._learned:
             self._learned.clear()
             ids = torch.from_numpy(self.drawn[seed].calibration).to(input_device(self.model))
-            self._learned[seed] = learn(self.model, ids, blocks=self.blocks)
+            self._learned[seed] = learn(
+                self.model, ids, blocks=self.blocks, rules=self.settings.rules
+            )
         return self._learned[seed]
 
     def _measured(self, seed: int, gate: Gate) -> Part:

@@ -102,6 +102,8 @@ def _check_learned(rule: str, learned: Learned | None, layers: list[int]) -> Non
         )
     if absent := [layer for layer in layers if layer not in learned.layers]:
         raise UserError(f"layer {absent[0]} was not learned. Pass it to learn, or gate others.")
+    if rule == "input" and any(learned.layers[layer].allocation is None for layer in layers):
+        raise UserError("rule 'input' was not among those that were learned. Name it to learn.")
     unblocked = [layer for layer in layers if learned.layers[layer].block is None]
     if needs == "blocks" and unblocked:
         raise UserError(

@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from sdlms.models.gating.layouts import LinearMap, Mlp
 from sdlms.models.gating.learned import Allocation, at
 
-MAX_TOKENS = 256
+MAX_TOKENS = 128
 STEP = 0.05  # of a matrix' inputs
 
 
@@ -74,6 +74,7 @@ class _Trial:
         self._activation = ACT2FN[activation]
         self._inputs, self._curves = inputs.float(), curves
         self._maps = [_float_map(linear) for linear in mlp.maps]
+        self._known: dict[int, tuple[float, Tensor]] = {}  # of each map into the neurons
         self._dense = self._output([1.0] * len(self._maps))
         self._power = float(self._dense.double().square().sum())
 
@@ -84,15 +85,19 @@ class _Trial:
 
     def _output(self, keeps: list[float]) -> Tensor:
         """`[token, d_model]`; of each matrix the fraction `keeps` of its inputs is read."""
-        ups = [
-            functional.linear(self._large(self._inputs, index, keep), *self._maps[index])
-            for index, keep in enumerate(keeps[:-1])
-        ]
+        ups = [self._up(index, keep) for index, keep in enumerate(keeps[:-1])]
         neurons = self._activation(ups[0])
         for up in ups[1:]:
             neurons = neurons * up
         last = len(ups)
         return functional.linear(self._large(neurons, last, keeps[last]), *self._maps[last])
+
+    def _up(self, index: int, keep: float) -> Tensor:
+        """One map into the neurons; a step lowers one matrix, the others stay as they were."""
+        if index not in self._known or self._known[index][0] != keep:
+            large = self._large(self._inputs, index, keep)
+            self._known[index] = keep, functional.linear(large, *self._maps[index])
+        return self._known[index][1]
 
     def _large(self, acts: Tensor, index: int, keep: float) -> Tensor:
         """The inputs of a matrix that the threshold of `keep` leaves."""

@@ -1,6 +1,6 @@
 """Learn from a sample what rules must know, in one dense forward, layer by layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +15,7 @@ from sdlms.models.architectures import activation_name, architecture_for, check_
 from sdlms.models.gating.allocation import Sample, allocate
 from sdlms.models.gating.layouts import Mlp, mlps_of
 from sdlms.models.gating.learned import QUANTILES, SHARES, Learned, LearnedLayer
+from sdlms.models.gating.rules import RULES
 from sdlms.models.gating.scoring import magnitudes, output_norms
 
 Communities = Mapping[int, NDArray[np.int64]]
@@ -28,14 +29,17 @@ def learn(
     input_ids: Tensor,
     layers: tuple[int, ...] | None = None,
     blocks: Communities | None = None,
+    rules: Sequence[str] = tuple(RULES),
 ) -> Learned:
-    """What every rule must know of a model's MLPs, from one dense forward over a sample.
+    """What rules must know of a model's MLPs, from one dense forward over a sample.
 
     Args:
         model: A causal model or its base model, in evaluation mode.
         input_ids: `[window, token]` int64; every token counts.
         layers: The layers to learn; None for all.
         blocks: Layer -> int64 `[neuron]`, the community of each neuron and -1 where it has none.
+        rules: Those that will be used. Only `input` is expensive: it costs about a hundred
+            products of each matrix with 128 tokens.
 
     Returns:
         Summaries only: about 70 kB and 12 bytes per neuron for each layer.
@@ -49,7 +53,8 @@ def learn(
     if not input_ids.numel():
         raise ValueError("the calibration sample has no tokens")
     check_causal(model.config)
-    learners = [_Learner(mlp, activation_name(model.config)) for mlp in mlps_of(model, layers)]
+    activation = activation_name(model.config) if "input" in rules else None
+    learners = [_Learner(mlp, activation) for mlp in mlps_of(model, layers)]
     added = architecture_for(model.config).mlp_out
     with ExitStack() as hooks:
         for learner in learners:
@@ -60,9 +65,9 @@ def learn(
 
 
 class _Learner:
-    """What one layer learns while the forward passes it."""
+    """What one layer learns while the forward passes it; the allocation with an activation only."""
 
-    def __init__(self, mlp: Mlp, activation: str) -> None:
+    def __init__(self, mlp: Mlp, activation: str | None) -> None:
         self.mlp = mlp
         self._activation = activation
         self._seen: dict[str, Tensor] = {}
@@ -104,7 +109,8 @@ class _Learner:
             "held": held,
             "mean_scores": mean,
             "inputs": tuple(curves),
-            "allocation": allocate(self.mlp, self._activation, sample, tuple(curves)),
+            "allocation": self._activation
+            and allocate(self.mlp, self._activation, sample, tuple(curves)),
         }
 
     def learned(self, blocks: Communities | None) -> LearnedLayer:

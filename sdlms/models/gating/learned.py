@@ -73,7 +73,7 @@ class LearnedLayer:
         mean_scores: float32 `[neuron]`, over the sample.
         inputs: of each matrix, those of `up` first and the down projection last, quantiles of the
             magnitude of its inputs: float32 `[quantile]`.
-        allocation: keeps of these matrices for the rule `input`.
+        allocation: keeps of these matrices for the rule `input`; None where it was not asked for.
         block: int64 `[neuron]`, the community of each neuron and -1 where it has none.
     """
 
@@ -81,12 +81,22 @@ class LearnedLayer:
     held: Tensor
     mean_scores: Tensor
     inputs: tuple[Tensor, ...]
-    allocation: Allocation
+    allocation: Allocation | None
     block: Tensor | None
 
     def least_score(self, keep: float) -> float:
         """The score above which the fraction `keep` of the sample's neurons lie."""
         return at(self.scores, 1 - keep)
+
+    def allocated(self) -> Allocation:
+        """How weights are dealt to matrices.
+
+        Raises:
+            ValueError: it was not learned.
+        """
+        if self.allocation is None:
+            raise ValueError("the allocation of the rule input was not learned")
+        return self.allocation
 
     def least_inputs(self, share: float) -> list[float]:
         """The magnitude above which the inputs of each matrix are kept; at share 1 all are.
@@ -94,7 +104,7 @@ class LearnedLayer:
         Args:
             share: of the layer's weights that are to be kept.
         """
-        keeps = self.allocation.keeps_at(share)
+        keeps = self.allocated().keeps_at(share)
         return [
             at(curve, 1 - kept) if kept < 1 else -torch.inf
             for curve, kept in zip(self.inputs, keeps, strict=True)
@@ -103,7 +113,7 @@ class LearnedLayer:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a sample taught, layer by layer. Serves every rule and every keep."""
+    """What a sample taught, layer by layer. Serves every keep and all rules that were named."""
 
     layers: dict[int, LearnedLayer]
 
@@ -118,7 +128,7 @@ class Learned:
         Layer by layer the share is lowered, each time where the error rises least; on the convex
         hull of the errors, where that is the best there is. MLPs are taken to be of one size.
         """
-        paths = [self.layers[layer].allocation for layer in layers]
+        paths = [self.layers[layer].allocated() for layer in layers]
         least = max(float(path.share[0]) for path in paths)
         if keep <= least:
             return dict.fromkeys(layers, keep)
