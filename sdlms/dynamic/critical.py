@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.dynamic.estimates import NOT_FINITE, ONE_DOCUMENT, estimate_of
+from sdlms.dynamic.estimates import NOT_FINITE, doubt_of, estimate_of
 from sdlms.dynamic.resampling import Floats, Resampled
 
 CRITICAL_RATIO = 1.01
@@ -103,7 +103,7 @@ def critical_of(
     draws = np.where(dense.absent(task), np.nan, crossing.sparsity)
     found = estimate_of(draws, known)
     reasons = [
-        "" if known else ONE_DOCUMENT,
+        doubt_of(dense, task),
         "" if finite else NOT_FINITE,
         _not_reached(crossing.reached, len(changes), known),
     ]

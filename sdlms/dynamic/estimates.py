@@ -9,6 +9,8 @@ from sdlms.numerics.document_bootstrap import percentile_interval
 
 NOT_FINITE = "a loss is not finite"
 ONE_DOCUMENT = "no interval from one document"
+FEWEST_DOCUMENTS = 10
+"""Of each task; from fewer, intervals are too narrow: of 3 they hold three times in four."""
 
 
 class Estimate(NamedTuple):
@@ -76,8 +78,16 @@ def quality_of(dense: Resampled, gated: Resampled, task: int | None) -> Quality:
         estimate_of(ratio, known),
         estimate_of(delta, known),
         *sizes,
-        reason="" if known else ONE_DOCUMENT,
+        reason=doubt_of(dense, task),
     )
+
+
+def doubt_of(dense: Resampled, task: int | None) -> str:
+    """Why an interval is missing or too narrow; empty where it is neither."""
+    if not dense.has_interval(task):
+        return ONE_DOCUMENT
+    fewest = int(dense.documents.min()) if task is None else dense.n_documents(task)
+    return f"interval from {fewest} documents" if fewest < FEWEST_DOCUMENTS else ""
 
 
 def estimate_of(draws: Floats, has_interval: bool) -> Estimate:

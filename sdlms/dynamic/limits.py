@@ -1,8 +1,9 @@
 """How much a rule can save: bytes and floating-point operations, from shapes alone.
 
 Decoding one text at a time is bound by reading weights, so the largest speedup that skipping
-weights can bring is 1 / (share of the bytes still read). The key-value cache and the cost of
-choosing are left out: a limit is not to be reached, let alone passed, by sparsity.
+weights can bring is 1 / (share of the bytes still read); a prompt is bound by operations. The
+key-value cache and the cost of choosing are left out. A limit can be passed where what is left fits
+into a cache that all of it did not.
 """
 
 from collections.abc import Container
@@ -21,22 +22,17 @@ class Savings:
         bytes_reduction_mlp: the same of the MLPs' matrices.
         flops_reduction: share of the floating-point operations that are not done.
         flops_reduction_mlp: the same of the MLPs' matrix products.
+        limit: the largest speedup of the model that this can bring, infinite where nothing is
+            left: in decoding by fewer bytes, in prefill by fewer operations.
+        limit_mlp: the largest speedup of the MLPs.
     """
 
     bytes_reduction: float
     bytes_reduction_mlp: float
     flops_reduction: float
     flops_reduction_mlp: float
-
-    @property
-    def limit(self) -> float:
-        """The largest speedup of the model that fewer bytes can bring; infinite where none are."""
-        return _inverse(1 - self.bytes_reduction)
-
-    @property
-    def limit_mlp(self) -> float:
-        """The largest speedup of the MLPs."""
-        return _inverse(1 - self.bytes_reduction_mlp)
+    limit: float
+    limit_mlp: float
 
 
 def mlp_share(family: Family, n_up: int, kept: float) -> float:
@@ -66,11 +62,14 @@ def decode_savings(
         UserError: if there is no such rule.
     """
     skipped = _skipped(costs, rule_of(rule).family, kept, layers)
+    share, of_mlp = skipped / costs.n_weights, skipped / costs.mlp
     return Savings(
-        bytes_reduction=skipped / costs.n_weights,
-        bytes_reduction_mlp=skipped / costs.mlp,
+        bytes_reduction=share,
+        bytes_reduction_mlp=of_mlp,
         flops_reduction=2 * skipped / decode_flops(costs, context),
-        flops_reduction_mlp=skipped / costs.mlp,
+        flops_reduction_mlp=of_mlp,
+        limit=_inverse(1 - share),
+        limit_mlp=_inverse(1 - of_mlp),
     )
 
 
@@ -94,11 +93,14 @@ def prefill_savings(
     """
     family = rule_of(rule).family
     skipped = _skipped(costs, family, kept, layers) if rule == "static" else 0.0
+    flops, of_mlp = 2 * skipped * n_tokens / prefill_flops(costs, n_tokens), skipped / costs.mlp
     return Savings(
         bytes_reduction=skipped / costs.n_weights,
-        bytes_reduction_mlp=skipped / costs.mlp,
-        flops_reduction=2 * skipped * n_tokens / prefill_flops(costs, n_tokens),
-        flops_reduction_mlp=skipped / costs.mlp,
+        bytes_reduction_mlp=of_mlp,
+        flops_reduction=flops,
+        flops_reduction_mlp=of_mlp,
+        limit=_inverse(1 - flops),
+        limit_mlp=_inverse(1 - of_mlp),
     )
 
 

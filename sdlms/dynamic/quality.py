@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from sdlms.dynamic.losses import document_losses, losses_of_states, losses_of_windows
-from sdlms.dynamic.windows import Windows
+from sdlms.dynamic.windows import Windows, by_task
 from sdlms.models.gated import How, Learned, gated
 from sdlms.models.replacing import run_once
 from sdlms.runs.parts import Part
@@ -55,17 +55,26 @@ def measure_quality(
         on_halved: told the new budget each time memory runs out.
 
     Returns:
-        `DocumentLosses.record`, and `kept_fraction`, the mean over tokens and gated layers.
+        `DocumentLosses.record`; `kept_fraction` and, of each task, `kept_by_task`: means over
+        gated layers and all tokens of the windows that the rule gates.
 
     Raises:
         UserError: the rule or the model refuses, or a single window does not fit the memory.
     """
+    kept, losses = [], []
     with gated(
         model, gate.rule, gate.keep, learned=gate.learned, how=_measuring(gate, windows)
     ) as gates:
-        losses = losses_of_windows(model, windows, budget, on_halved)
-        kept = gates.kept_fraction()
-    return {**document_losses(losses, windows).record(), "kept_fraction": kept}
+        for own in by_task(windows):
+            gates.reset()
+            losses.append(losses_of_windows(model, own, budget, on_halved))
+            kept.append(gates.kept_fraction())
+    n_windows = [len(each) for each in losses]
+    return {
+        **document_losses(np.concatenate(losses), windows).record(),
+        "kept_fraction": float(np.average(kept, weights=n_windows)),
+        "kept_by_task": kept,
+    }
 
 
 def measure_layer(
@@ -131,5 +140,6 @@ def _measuring(gate: Gate, windows: Windows) -> How:
     return replace(
         gate.how,
         execution="sparse" if forced else "masked",
-        prompt_tokens=windows.first,
+        # The prompt's last token predicts the first that is scored: it is gated, too.
+        prompt_tokens=max(windows.first - 1, 1),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import nan
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -109,12 +110,13 @@ class Results:
 
     def _quality_rows(self, point: Point) -> Iterator[Row]:
         """Each seed and their mean, each task and all of them."""
-        forced = point.keep == 1 and self.study.settings.force_at_one
-        backend = self.study.settings.backend if forced else MASKS
+        forced = self.study.settings.force_at_one
+        at_one = self.study.settings.backend if forced else DENSE
+        backend = at_one if point.keep == 1 else MASKS
         for group in self._groups:
-            kept = self._kept(point, group)
-            savings = self._savings(point, kept.mean, "decode")
             for task in [*range(len(self.task_names)), None]:
+                kept = self._kept(point, group, task)
+                savings = self._savings(point, kept.mean, "decode")
                 keys = self._keys(point, "quality", backend, group)
                 yield {
                     **keys,
@@ -133,7 +135,7 @@ class Results:
                 savings = self._savings(point, kept.mean, phase)
                 quality = self._quality(point, group, None) if self.has_quality else None
                 yield {
-                    **self._keys(point, phase, self._executed(point), group),
+                    **self._keys(point, phase, self._executed(point, phase), group),
                     **quality_cells(quality),
                     **savings_cells(kept, savings),
                     **speed_cells(self._speed(point, group, phase), savings),
@@ -150,10 +152,17 @@ class Results:
             "seed": group.name,
         }
 
-    def _executed(self, point: Point) -> str:
-        """What was timed: at keep 1 the model's own modules, unless the kernel is forced."""
-        own = point.keep == 1 and not self.study.settings.force_at_one
-        return DENSE if own else str(self.study.settings.backend)
+    def _executed(self, point: Point, phase: Phase) -> str:
+        """What was timed.
+
+        At keep 1 the model's own modules, unless the kernel is forced. Of a prompt's many tokens
+        only `static` skips work: its matrices are smaller. The prompt of `sequence` is dense.
+        """
+        if point.keep == 1 and not self.study.settings.force_at_one:
+            return DENSE
+        if phase == "decode":
+            return str(self.study.settings.backend)
+        return {"static": "torch", "sequence": DENSE}.get(point.rule, MASKS)
 
     def _part(self, point: Point, seed: int) -> Part:
         """Losses of a point."""
@@ -161,9 +170,14 @@ class Results:
             return self.study.quality(seed, point.rule, point.keep)
         return self.study.layer(seed, point.rule, point.layer)[point.keep]
 
-    def _kept(self, point: Point, group: Group) -> Spread:
-        """What was kept, over seeds."""
-        return _spread([float(self._part(point, n)["kept_fraction"]) for n in group.seeds])
+    def _kept(self, point: Point, group: Group, task: int | None) -> Spread:
+        """What was kept on a task's tokens, or on all, over seeds."""
+        return _spread([self._kept_in(point, seed, task) for seed in group.seeds])
+
+    def _kept_in(self, point: Point, seed: int, task: int | None) -> float:
+        """The same of one seed."""
+        part = self._part(point, seed)
+        return float(part["kept_fraction"] if task is None else part["kept_by_task"][task])
 
     @cached_property
     def _points(self) -> list[Point]:
@@ -196,7 +210,7 @@ class Results:
     def _critical_row(self, rule: str, group: Group, layer: int | None, task: int | None) -> Row:
         """The largest sparsity that costs 1 %."""
         points = [Point(rule, keep, layer) for keep in self.study.settings.keeps if keep < 1]
-        kept = [[self._part(point, n)["kept_fraction"] for n in group.seeds] for point in points]
+        kept = [[self._kept_in(point, seed, task) for seed in group.seeds] for point in points]
         dense = self._resampled[group.name, None]
         critical = critical_of(
             dense,
@@ -240,10 +254,11 @@ class Results:
         dense = [self._summaries(point.rule, seed)[DENSE] for seed in group.seeds]
         gains = [_gain(summary, phase) for summary in own]
         at_one = point.keep == 1 and not self.study.settings.force_at_one
-        mlp = _mean_gain([summary.mlp for summary in own]) if phase == "decode" else None
+        has_kernel, skips = phase == "decode", not at_one
+        mlp = _mean_gain([summary.mlp for summary in own]) if has_kernel else None
         return Speed(
-            own=_without_sparsity(_mean_gain(gains), at_one),
-            mlp=None if mlp is None else _without_sparsity(mlp, at_one),
+            own=_told_apart(_mean_gain(gains), has_kernel, has_kernel and skips),
+            mlp=None if mlp is None else _told_apart(mlp, has_kernel, skips),
             dense_tokens_per_sec=float(
                 np.mean([_gain(summary, phase).tokens_per_sec for summary in dense])
             ),
@@ -263,9 +278,13 @@ def _mean_gain(gains: Sequence[Gain]) -> Gain:
     return Gain(**{name: float(np.mean([getattr(gain, name) for gain in gains])) for name in names})
 
 
-def _without_sparsity(gain: Gain, at_one: bool) -> Gain:
-    """The model itself skips nothing: no gain of sparsity, whatever the kernel's is."""
-    return replace(gain, sparsity_gain=float("nan")) if at_one else gain
+def _told_apart(gain: Gain, has_kernel: bool, skips: bool) -> Gain:
+    """NaN for what a configuration does not have: a kernel of its own, work that it skips."""
+    return replace(
+        gain,
+        kernel_gain=gain.kernel_gain if has_kernel else nan,
+        sparsity_gain=gain.sparsity_gain if skips else nan,
+    )
 
 
 def _spread(values: Sequence[float]) -> Spread:

@@ -6,7 +6,7 @@ of each were scored in the window before and are context only.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -114,10 +114,12 @@ def check_windows(settings: WindowSettings, context: int | None) -> None:
 
 
 def draw(tasks: Sequence[Documents], seed: int, settings: WindowSettings) -> Drawn:
-    """What one seed reads: its own order of documents, calibration sample and place to begin.
+    """What one seed reads: its own place to begin, calibration sample and windows.
 
-    Each task's first documents are for calibration, in equal shares; the others are one stream,
-    through which windows move from a place within the first stride until `max_tokens` are scored.
+    Each task is read from a document of the seed's choice, in its own order, the end followed by
+    the beginning. The first documents are for calibration, in equal shares of the tasks; the others
+    are one stream, through which windows move from a place within the first stride until
+    `max_tokens` are scored.
     What a task gives depends on the seed and its own name and documents, and through the share of
     calibration on the number of tasks.
 
@@ -133,7 +135,10 @@ def draw(tasks: Sequence[Documents], seed: int, settings: WindowSettings) -> Dra
     samples, cuts = [], []
     for documents in tasks:
         generator = _generator(seed, documents.task)
-        stream = documents.in_order(generator.permutation(len(documents.texts)).tolist())
+        n_documents = len(documents.texts)
+        first = int(generator.integers(n_documents))
+        # Neighbours stay neighbours: paragraphs of one file go on with its text.
+        stream = documents.in_order([*range(first, n_documents), *range(first)])
         samples.append(packed(stream, share).ids)
         rest = packed(stream, settings.n_needed)
         _check_length(documents.task, len(rest.ids), len(samples[-1]), settings)
@@ -201,6 +206,18 @@ def _joined(tasks: Sequence[Documents], cuts: Sequence[_Cut], first: int) -> Win
         document_ids=document_ids,
         task_names=[documents.task for documents in tasks],
     )
+
+
+def by_task(windows: Windows) -> Iterator[Windows]:
+    """The windows of each task, in order; documents keep their numbers."""
+    for task in range(len(windows.task_names)):
+        own = windows.task == task
+        yield windows._replace(
+            ids=windows.ids[own],
+            scored=windows.scored[own],
+            document=windows.document[own],
+            task=windows.task[own],
+        )
 
 
 def head(windows: Windows, max_tokens: int) -> Windows:

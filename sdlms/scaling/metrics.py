@@ -93,6 +93,9 @@ def _with_ends(name: str, unit: str, given: str = "") -> Metric:
     return Metric(name, unit, ends=(f"{name}_low", f"{name}_high"), given=given)
 
 
+SAME_QUALITY = (
+    *("keep", "seed", "seeds", "max_tokens", "calibration_tokens", "dtype", "force_sparse_at_one"),
+)
 TABLES: dict[str, tuple[Table, ...]] = {
     "capture": (
         Table(
@@ -163,13 +166,13 @@ TABLES: dict[str, tuple[Table, ...]] = {
             layer="",
             site="mlp",
             kinds=("rule", "k"),
-            settings=("keep", "max_tokens"),
+            settings=SAME_QUALITY,
             resolved=("window", "stride"),
             only=(("phase", "quality"), ("seed", "mean")),
             metrics=(
                 # Per token: of another tokenizer's tokens it is another quantity.
                 _with_ends("perplexity", "perplexity", given="tokenizer"),
-                _with_ends("perplexity_ratio", "ratio"),
+                _with_ends("perplexity_ratio", "ratio", given="tokenizer"),
                 _with_ends("quality_delta", "perplexity", given="tokenizer"),
                 Metric("kept_fraction", "fraction"),
                 Metric("bytes_reduction", "fraction"),
@@ -193,7 +196,9 @@ TABLES: dict[str, tuple[Table, ...]] = {
             site="mlp",
             kinds=("rule",),
             only=(("seed", "mean"),),
-            metrics=(_with_ends("critical_sparsity", "fraction")._replace(bound="reason"),),
+            metrics=(
+                _with_ends("critical_sparsity", "fraction", "tokenizer")._replace(bound="reason"),
+            ),
         ),
     ),
 }

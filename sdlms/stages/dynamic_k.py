@@ -5,16 +5,16 @@ dynamic_k.csv (one row per rule, kept fraction, phase, task and seed) and critic
 sparsity that costs 1 % of perplexity); with --si specialized_units.csv, with --sae latents.csv.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sdlms.command import ComputeConfig
-from sdlms.errors import UserError
+from sdlms.dynamic.settings import check_force, check_idle, check_needs, check_prompt, check_rules
 from sdlms.models.architectures import n_layers
-from sdlms.models.gating.rules import RULES, check_keep, rule_of
-from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of, named_layers
+from sdlms.models.gating.rules import RULES
+from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of
 from sdlms.models.settings import check_at_least
 from sdlms.progress import LOGGER
 from sdlms.runs.reading import Run, find_run
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_TASKS = ("heldout",)
 NO_LAYERS = ("none",)
 PART_DOCUMENT_BYTES = 60
+IDLE = {"quality": ("rounds",), "speed": ("layers", "force_sparse_at_one"), "both": ()}
 KEEP = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 
@@ -77,35 +78,22 @@ class Config(ComputeConfig):
     def __post_init__(self) -> None:
         """Check what can be checked before anything is read."""
         super().__post_init__()
-        if not self.rule or not self.keep:
-            raise UserError("--rule and --keep name at least one each (--rule post-norm).")
-        for rule in self.rule:
-            rule_of(rule)
-        for keep in self.keep:
-            check_keep(keep)
+        check_rules(self.rule, self.keep)
         if self.layers != NO_LAYERS:
             check_layers(self.layers)
         least = {"seeds": 1, "rounds": 1, "max_tokens": 1, "window": 0, "stride": 0}
         for name, bound in {**least, "calibration_tokens": 0, "batch_tokens": 0}.items():
             check_at_least(name, getattr(self, name), bound)
         check_sources(self.tasks, self.texts, self.field, *DEFAULT_TASKS)
-        self._check_needs()
+        check_needs(self.rule, self.si, self.calibration_tokens)
+        check_force(self.force_sparse_at_one, self.rule, self.keep)
+        check_idle(self.measure, self._set(*IDLE[self.measure]), self._set("si", "sae"))
 
-    def _check_needs(self) -> None:
-        """Refuse rules that lack what they need, and settings without a use."""
-        for rule in self.rule:
-            if rule_of(rule).needs == "blocks" and self.si is None:
-                raise UserError(
-                    f"--rule {rule} keeps communities of neurons: name a run that has found them "
-                    "by --si (make one: sdlms si-modularity)."
-                )
-            if rule_of(rule).needs != "nothing" and not self.calibration_tokens:
-                raise UserError(
-                    f"--rule {rule} learns from text: --calibration-tokens must be at least one "
-                    "window, got 0."
-                )
-        if self.force_sparse_at_one and 1.0 not in self.keep:
-            raise UserError("--force-sparse-at-one says what is done at 1.0: add it to --keep.")
+    def _set(self, *names: str) -> list[str]:
+        """Flags of those fields that are not as they are by default."""
+        defaults = {field.name: field.default for field in fields(self)}
+        changed = [name for name in names if getattr(self, name) != defaults[name]]
+        return [f"--{name.replace('_', '-')}" for name in changed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +167,7 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     check_causal(model_config)
     cut = config.window, config.stride, config.max_tokens, config.calibration_tokens
     windows = resolved_windows(WindowSettings(*cut), model_config)
+    check_prompt(config.rule, windows.window, windows.stride)
     alone = [] if config.layers == NO_LAYERS else layers_of(config.layers, n_layers(model_config))
     tasks = load_tasks(config.tasks, config.texts, config.field)
     texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
@@ -223,6 +212,8 @@ def _predicted_bytes(config: Config, plan: Plan) -> int:
 
 def _resolved(plan: Plan) -> dict[str, Any]:
     """What the inputs turned out to be, with their hashes."""
+    from sdlms.dynamic.doubts import continued_fraction
+
     return {
         "model": plan.record,
         "data": [task.record() for task in plan.tasks],
@@ -230,6 +221,7 @@ def _resolved(plan: Plan) -> dict[str, Any]:
         "stride": plan.windows.stride,
         "layers": plan.layers,
         "runs": [run.name for run in plan.beside.runs],
+        "continued": {str(seed): continued_fraction(n.windows) for seed, n in plan.drawn.items()},
         "tokens": {str(seed): int(n.windows.scored.sum()) for seed, n in plan.drawn.items()},
         "control": "none",
     }
@@ -237,6 +229,7 @@ def _resolved(plan: Plan) -> dict[str, Any]:
 
 def _announce(config: Config, plan: Plan) -> None:
     """Log what will be measured, and what is doubtful of it."""
+    from sdlms.dynamic.doubts import doubts_of
     from sdlms.models.device import announcement, device_of
 
     LOGGER.info(announcement(device_of(plan.decided["device"]), plan.decided))
@@ -245,11 +238,8 @@ def _announce(config: Config, plan: Plan) -> None:
         f"{plan.source.name}: {n_scored:,} tokens scored in {len(plan.drawn)} seeds, windows of "
         f"{plan.windows.window} tokens, {plan.windows.stride} from one to the next"
     )
-    for rule in config.rule:
-        if warning := rule_of(rule).warning:
-            LOGGER.warning(warning)
-        if rule_of(rule).needs == "blocks" and plan.beside.blocks is not None:
-            LOGGER.info(f"rule {rule} gates {named_layers(sorted(plan.beside.blocks))} alone")
+    for doubt in doubts_of(config.rule, plan.drawn, plan.beside.blocks):
+        LOGGER.warning(doubt)
     if reason := plan.decided.get("backend_reason"):
         LOGGER.warning(f"no compiled kernel, torch instead: {reason}")
 

@@ -26,22 +26,24 @@ def dense_of(seed: int) -> DocumentLosses:
     return at_random(seed)
 
 
-def made_study(folder: Path, seeds: tuple[int, ...] = SEEDS, **settings: Any) -> Study:
+def made_study(
+    folder: Path, seeds: tuple[int, ...] = SEEDS, rule: str = "post-norm", **settings: Any
+) -> Study:
     """Everything is on the disk: the model is never run."""
-    study = study_of(folder, seeds=seeds, **settings)
+    study = study_of(folder, seeds=seeds, rules=(rule,), **settings)
     for seed in seeds:
         write_part(study, folder, f"{seed}_dense", losses_part(dense_of(seed), 1.0))
         for keep, nats in LOST.items():
             own = worse(dense_of(seed), nats * (seed - 2))
-            write_part(study, folder, f"{seed}_post-norm_{keep:g}", losses_part(own, keep))
+            write_part(study, folder, f"{seed}_{rule}_{keep:g}", losses_part(own, keep))
         own = worse(dense_of(seed), -1e-6)
-        write_part(study, folder, f"{seed}_post-norm_1", losses_part(own, 1.0))
+        write_part(study, folder, f"{seed}_{rule}_1", losses_part(own, 1.0))
         alone = {
             f"{keep:g}": losses_part(worse(dense_of(seed), nats), keep)
             for keep, nats in LOST_ALONE.items()
         }
-        write_part(study, folder, f"{seed}_post-norm_layer_1", alone)
-        write_part(study, folder, f"{seed}_post-norm_speed", made_times(seed - 2))
+        write_part(study, folder, f"{seed}_{rule}_layer_1", alone)
+        write_part(study, folder, f"{seed}_{rule}_speed", made_times(seed - 2))
     return study
 
 
@@ -152,6 +154,17 @@ def test_savings_are_those_of_the_limits(study: Study) -> None:
         row = one(rows, k=0.25, phase=phase, seed="3", task="all")
         for name in ("bytes_reduction", "bytes_reduction_mlp", "flops_reduction", "limit"):
             assert row[name] == getattr(savings, name)
+
+
+def test_a_static_set_spares_the_prompt_too(tmp_path: Path) -> None:
+    results = results_of(made_study(tmp_path, rule="static"))
+    row = one(list(results.rows()), k=0.25, phase="prefill", seed="3")
+    savings = prefill_savings(results.costs, "static", 0.25, 5)
+    assert (
+        savings.flops_reduction != prefill_savings(results.costs, "static", 0.25, 9).flops_reduction
+    )
+    assert row["flops_reduction"] == savings.flops_reduction > 0
+    assert row["limit_share"] == pytest.approx(2 / 1.25 / savings.limit)
 
 
 def test_critical_sparsity_lies_where_one_percent_is_lost(study: Study) -> None:

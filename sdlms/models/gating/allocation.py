@@ -19,8 +19,9 @@ class Sample(NamedTuple):
 
     Attributes:
         inputs: `[token, d_model]` of the MLP.
-        added: mean squared norm of what the MLP adds to the residual stream.
-        stream: mean squared norm of the stream after the block.
+        added: squared norm of what the MLP adds to the residual stream, median over tokens.
+        stream: the same of the stream after the block. Means would tell of the first tokens alone,
+            whose norms are a thousand times as large in many models.
     """
 
     inputs: Tensor
@@ -44,7 +45,7 @@ def allocate(mlp: Mlp, activation: str, sample: Sample, curves: tuple[Tensor, ..
     Source: Liu et al. 2024 (TEAL), algorithm 1; steps are of equal fractions here.
     """
     apart = -(-len(sample.inputs) // MAX_TOKENS)
-    trial = _Trial(mlp, activation, sample.inputs[::apart], curves)
+    trial = _Trial(mlp, activation, sample.inputs[apart // 2 :: apart], curves)
     sizes = [linear.n_inputs * linear.n_outputs for linear in mlp.maps]
     keeps = [1.0] * len(sizes)
     error = 0.0

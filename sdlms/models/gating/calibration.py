@@ -103,7 +103,7 @@ class _Learner:
         curves.append(quantiles_of(magnitudes(thinned(neurons), None)))
         mean, held = summed_scores(neurons, norms)
         added, stream = (seen[name].float().square().sum(-1) for name in ("added", "resid"))
-        sample = Sample(inputs, float(added.mean()), float(stream.mean()))
+        sample = Sample(inputs, float(added.median()), float(stream.median()))
         self._found = {
             "scores": quantiles_of(magnitudes(thinned(neurons), norms)),
             "held": held,

@@ -20,13 +20,16 @@ class DownMlp(GatedMlp):
             learned=None if learned is None else learned.layers[mlp.layer],
             seed=terms.how.seed,
         )
+        self._choosers: dict[tuple[float, float], Chooser] = {}
         self._chooser: Chooser | None = None
         self._rows: Rows | None = None
         self._before: Tensor | None = None
 
     def set_keep(self, keep: float, share: float) -> None:
         """See `GatedMlp`."""
-        self._chooser = chooser_of(self.terms.rule, self._facts, keep, share)
+        if (keep, share) not in self._choosers:  # `random` goes on drawing where it left off
+            self._choosers[keep, share] = chooser_of(self.terms.rule, self._facts, keep, share)
+        self._chooser = self._choosers[keep, share]
 
     def lay(self) -> None:
         """See `GatedMlp`."""

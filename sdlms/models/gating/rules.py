@@ -74,7 +74,7 @@ RULES: dict[str, Rule] = {
     "input": Rule(
         family="inputs",
         needs="calibration",
-        summary="inputs of every MLP matrix above a threshold, allocated within each layer",
+        summary="large inputs of every MLP matrix, dealt where they cost least",
     ),
     "sequence": Rule(
         family="compact",
