@@ -114,8 +114,10 @@ class Question:
     def measure(self, study: Study, rule: str, keep: float) -> Part:
         """The answer of one rule and kept fraction, in the first seed's windows."""
         seed = study.settings.seeds[0]
-        name = f"{seed}_{rule}_{keep:g}_{self.file.removesuffix('.csv')}"
-        return study.parts.once(name, lambda: self._ask(study.gate(seed, rule, keep)))
+        gate = study.gate(seed, rule, keep)
+        which = "dense" if keep == 1 else f"{rule}_{keep:g}"  # at 1 all rules are the model itself
+        name = f"{seed}_{which}_{self.file.removesuffix('.csv')}"
+        return {**study.parts.once(name, lambda: self._ask(gate)), "rule": rule}
 
     def rows(self, parts: Sequence[Part], seed: int) -> Iterator[dict[str, Cell]]:
         """Rows of all answers."""

@@ -138,9 +138,8 @@ class Study:
         return [n for n in self.settings.layers if below and (gated is None or n in gated)]
 
     def learned(self, seed: int) -> Learned:
-        """What rules learn from a seed's calibration sample; of one seed at a time."""
+        """What rules learn from a seed's calibration sample."""
         if seed not in self._learned:
-            self._learned.clear()
             ids = torch.from_numpy(self.drawn[seed].calibration).to(input_device(self.model))
             self._learned[seed] = learn(
                 self.model, ids, blocks=self.blocks, rules=self.settings.rules

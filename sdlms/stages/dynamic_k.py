@@ -162,7 +162,7 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     from sdlms.models.tokens import Text
 
     runs = _named_runs(config, out.options.artifacts)
-    decided = _decisions(config)
+    decided = _decisions(config)  # cheap; the kernel is built when all else has been checked
     source, model_config = read_model(config.model, config.revision)
     check_causal(model_config)
     cut = config.window, config.stride, config.max_tokens, config.calibration_tokens
@@ -176,6 +176,7 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     record = model_record(source, model_config)
     names = [task.name for task in tasks]
     beside = read_beside(runs, record, model_config, config.rule, names)
+    decided |= _backend(config)
     return Plan(source, model_config, record, tasks, windows, drawn, alone, beside, decided)
 
 
@@ -186,20 +187,26 @@ def _named_runs(config: Config, artifacts: Path) -> dict[str, Run]:
 
 
 def _decisions(config: Config) -> dict[str, Any]:
-    """What `auto` means on this machine, decided by capability; builds the kernel."""
+    """What `auto` means on this machine, decided by capability."""
     from sdlms.models.batching import DEFAULT_BUDGET
-    from sdlms.models.device import decisions, device_of, dtype_of
-    from sdlms.models.gating.backends import backend_of
+    from sdlms.models.device import decisions, device_of
 
     device = device_of(config.device)
-    decided: dict[str, Any] = decisions(device, config.dtype, config.threads)
-    decided["batch_tokens"] = config.batch_tokens or DEFAULT_BUDGET[device.type]
-    if config.measure != "quality" or config.force_sparse_at_one:
-        reasons: list[str] = []
-        dtype = dtype_of(config.dtype, device)
-        decided["backend"] = backend_of(config.backend, dtype, device, reasons.append).name
-        decided["backend_reason"] = reasons[0] if reasons else None
-    return decided
+    batch_tokens = config.batch_tokens or DEFAULT_BUDGET[device.type]
+    return {**decisions(device, config.dtype, config.threads), "batch_tokens": batch_tokens}
+
+
+def _backend(config: Config) -> dict[str, Any]:
+    """What skips the work, where any is skipped; builds the kernel."""
+    from sdlms.models.device import device_of, dtype_of
+    from sdlms.models.gating.backends import backend_of
+
+    if config.measure == "quality" and not config.force_sparse_at_one:
+        return {}
+    device, reasons = device_of(config.device), list[str]()
+    dtype = dtype_of(config.dtype, device)
+    name = backend_of(config.backend, dtype, device, reasons.append).name
+    return {"backend": name, "backend_reason": reasons[0] if reasons else None}
 
 
 def _predicted_bytes(config: Config, plan: Plan) -> int:

@@ -67,5 +67,9 @@ def write_part(study: Study, folder: Path, name: str, part: Mapping[str, Any]) -
 
 
 def losses_part(losses: DocumentLosses, kept: float) -> dict[str, Any]:
-    """What `measure_quality` returns, had it measured these losses."""
-    return {**losses.record(), "kept_fraction": kept}
+    """What `measure_quality` returns, had it measured these losses.
+
+    The tasks keep a tenth less and a tenth more, as rules without a count do.
+    """
+    by_task = [0.9 * kept, 1.1 * kept] if kept < 1 else [1.0, 1.0]
+    return {**losses.record(), "kept_fraction": kept, "kept_by_task": by_task}

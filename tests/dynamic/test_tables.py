@@ -24,8 +24,8 @@ QUALITY = Quality(
     Estimate(9.0, 8.0, 10.0, 0.5), Estimate(1.1, 1.0, 1.2, 0.1), Estimate(0.9, 0.8, 1.0, 0.2),
     100, 7, "one reason",
 )  # fmt: skip
-SAVED = Savings(0.2, 0.5, 0.1, 0.4)
-NOTHING_SAVED = Savings(0.0, 0.0, 0.0, 0.0)
+SAVED = Savings(0.2, 0.5, 0.1, 0.4, 1 / 0.8, 1 / 0.5)
+NOTHING_SAVED = Savings(0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 OWN, MLP = Gain(10.0, 9.0, 1.5, 1.2, 1.25), Gain(20.0, 19.0, 2.4, 1.5, 1.6)
 SPEED = Speed(OWN, MLP, 6.5, 0.3, None)
 
