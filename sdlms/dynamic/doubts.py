@@ -30,7 +30,7 @@ def doubts_of(
     if "sequence" in rules:
         fractions = [continued_fraction(each.windows) for each in drawn.values()]
         yield (
-            f"rule sequence chooses by each window's first half; {np.mean(fractions):.0%} of the "
+            f"rule sequence chooses by each window's context; {np.mean(fractions):.0%} of the "
             "scored tokens belong to the document that this ends with, the others to new ones. "
             "Longer documents are fairer to it"
         )

@@ -59,7 +59,7 @@ def masked(gate: Gate, windows: Windows, on_mask: OnMask | None = None) -> How:
         gate.how,
         execution="masked",
         force_at_one=False,
-        prompt_tokens=windows.first,
+        prompt_tokens=windows.n_prompt,
         on_mask=on_mask,
     )
 

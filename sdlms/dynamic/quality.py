@@ -140,6 +140,5 @@ def _measuring(gate: Gate, windows: Windows) -> How:
     return replace(
         gate.how,
         execution="sparse" if forced else "masked",
-        # The prompt's last token predicts the first that is scored: it is gated, too.
-        prompt_tokens=max(windows.first - 1, 1),
+        prompt_tokens=windows.n_prompt,
     )

@@ -60,22 +60,19 @@ def check_force(force_sparse_at_one: bool, rules: Sequence[str], keeps: Sequence
         )
 
 
-def check_idle(
-    measure: Literal["quality", "speed", "both"], idle: Sequence[str], beside: Sequence[str]
-) -> None:
+def check_idle(measure: Literal["quality", "speed", "both"], idle: Sequence[str]) -> None:
     """Refuse flags that would change nothing.
 
     Args:
         measure: what is measured.
-        idle: flags that were set and only matter for the other measurement.
-        beside: flags that were set and need `--measure quality` or `both`.
+        idle: flags that were set and matter for the other measurement alone.
 
     Raises:
         UserError: naming the first.
     """
-    for flag in (*idle, *(beside if measure == "speed" else ())):
+    if idle:
         raise UserError(
-            f"{flag} has nothing to do with --measure {measure}. Leave one of them out."
+            f"{idle[0]} has nothing to do with --measure {measure}. Leave one of them out."
         )
 
 
@@ -85,9 +82,11 @@ def check_prompt(rules: Sequence[str], window: int, stride: int) -> None:
     Raises:
         UserError: they hold too few tokens before the first that is scored.
     """
-    n_prompt = window - stride - 1
+    n_prompt, most = window - stride - 1, window - LEAST_PROMPT - 1
     if "sequence" in rules and n_prompt < LEAST_PROMPT:
+        longer = f"--window to at least {LEAST_PROMPT + 2}"
+        way = f"--stride to at most {most}" if most > 0 else longer
         raise UserError(
             f"--rule sequence chooses from the {max(n_prompt, 0)} tokens before those that are "
-            f"scored; it takes {LEAST_PROMPT}. Set --stride to at most {window - LEAST_PROMPT - 1}."
+            f"scored; it takes {LEAST_PROMPT}. Set {way}."
         )

@@ -141,8 +141,9 @@ class Study:
         """What rules learn from a seed's calibration sample."""
         if seed not in self._learned:
             ids = torch.from_numpy(self.drawn[seed].calibration).to(input_device(self.model))
+            rules, budget = self.settings.rules, self.settings.budget
             self._learned[seed] = learn(
-                self.model, ids, blocks=self.blocks, rules=self.settings.rules
+                self.model, ids, blocks=self.blocks, rules=rules, budget=budget
             )
         return self._learned[seed]
 

@@ -66,6 +66,11 @@ class Windows(NamedTuple):
     document_ids: list[str]
     task_names: list[str]
 
+    @property
+    def n_prompt(self) -> int:
+        """Tokens from which `sequence` chooses; the one after predicts the first that is scored."""
+        return max(self.first - 1, 1)
+
 
 class Drawn(NamedTuple):
     """What one seed reads.

@@ -94,7 +94,7 @@ def _with_ends(name: str, unit: str, given: str = "") -> Metric:
 
 
 SAME_QUALITY = (
-    *("keep", "seed", "seeds", "max_tokens", "calibration_tokens", "dtype", "force_sparse_at_one"),
+    *("keep", "seed", "seeds", "max_tokens", "calibration_tokens", "force_sparse_at_one"),
 )
 TABLES: dict[str, tuple[Table, ...]] = {
     "capture": (
@@ -168,6 +168,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
             kinds=("rule", "k"),
             settings=SAME_QUALITY,
             resolved=("window", "stride"),
+            decided=("dtype",),
             only=(("phase", "quality"), ("seed", "mean")),
             metrics=(
                 # Per token: of another tokenizer's tokens it is another quantity.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_TASKS = ("heldout",)
 NO_LAYERS = ("none",)
 PART_DOCUMENT_BYTES = 60
-IDLE = {"quality": ("rounds",), "speed": ("layers", "force_sparse_at_one"), "both": ()}
+IDLE = {"quality": ("rounds",), "speed": ("layers", "sae", "force_sparse_at_one"), "both": ()}
 KEEP = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 
@@ -87,7 +87,7 @@ class Config(ComputeConfig):
         check_sources(self.tasks, self.texts, self.field, *DEFAULT_TASKS)
         check_needs(self.rule, self.si, self.calibration_tokens)
         check_force(self.force_sparse_at_one, self.rule, self.keep)
-        check_idle(self.measure, self._set(*IDLE[self.measure]), self._set("si", "sae"))
+        check_idle(self.measure, self._set(*IDLE[self.measure]))
 
     def _set(self, *names: str) -> list[str]:
         """Flags of those fields that are not as they are by default."""
@@ -147,7 +147,8 @@ def run(config: Config, out: RunWriter) -> None:
     if config.measure != "quality":
         measure_speed(study, out)
     write_results(_results(config, plan, study), out)
-    write_beside(plan.beside, study, config.seed, out)
+    if config.measure != "speed":
+        write_beside(plan.beside, study, config.seed, out)
     out.summary["tokens"] = sum(int(each.windows.scored.sum()) for each in plan.drawn.values())
 
 

@@ -118,6 +118,16 @@ def test_a_question_is_answered_once(tmp_path: Path) -> None:
     assert questions_of(Beside([], None, None, None), study, 0) == []
 
 
+def test_at_keep_one_a_question_is_asked_once_for_all_rules(tmp_path: Path) -> None:
+    study = study_of(tmp_path, rules=("post-norm", "random"))
+    (question,) = questions_of(Beside([], SPECIALIZED, None, None), study, 0)
+    parts = [question.measure(study, rule, 1.0) for rule in study.settings.rules]
+    assert [part.pop("rule") for part in parts] == ["post-norm", "random"]
+    assert parts[0] == parts[1]
+    found = {path.stem for path in (tmp_path / "parts").iterdir()}
+    assert found == {"3_dense_specialized_units"}
+
+
 def test_a_question_reads_no_more_than_the_first_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

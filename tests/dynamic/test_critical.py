@@ -175,6 +175,14 @@ class TestCritical:
         assert math.isnan(found.low) and math.isnan(found.high)
         assert found.reason == ONE_DOCUMENT
 
+    def test_an_interval_from_few_documents_is_doubted(self) -> None:
+        dense = made([200.0] * 12, [100] * 12, [0] * 9 + [1] * 3)
+        for task, n_documents in ((None, 3), (0, 9), (1, 3)):
+            found = self.of([dense], [[worse(dense, 2 * LIMIT)]], np.array([[0.2]]), task)
+            assert found.reason == f"interval from {n_documents} documents"
+        found = self.of([dense], [[worse(dense, 0.001)]], np.array([[0.2]]))
+        assert found.reason == "interval from 3 documents; not reached"
+
     def test_other_tokens_are_refused(self) -> None:
         dense = self.dense()[:1]
         other = [[dense[0]._replace(counts=dense[0].counts + 1)]]

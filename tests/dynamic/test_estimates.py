@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from sdlms.dynamic.estimates import NOT_FINITE, ONE_DOCUMENT, Quality, estimate_of, quality_of
+from sdlms.dynamic.estimates import (
+    FEWEST_DOCUMENTS,
+    NOT_FINITE,
+    ONE_DOCUMENT,
+    Quality,
+    doubt_of,
+    estimate_of,
+    quality_of,
+)
 from sdlms.dynamic.losses import DocumentLosses
 from sdlms.dynamic.resampling import resampled
 from tests.dynamic.made_losses import at_random, made, worse
@@ -84,7 +92,44 @@ def test_a_task_of_one_document_has_a_value_and_no_interval() -> None:
     assert math.isnan(found.perplexity.low) and math.isnan(found.ratio.high)
     assert found.reason == ONE_DOCUMENT
     assert quality([dense], [worse(dense, 0.1)], None).reason == ONE_DOCUMENT
-    assert quality([dense], [worse(dense, 0.1)], 1).reason == ""
+    assert quality([dense], [worse(dense, 0.1)], 1).reason == "interval from 2 documents"
+
+
+def test_intervals_from_few_documents_are_doubted() -> None:
+    counts = [FEWEST_DOCUMENTS - 1] + [FEWEST_DOCUMENTS] * 2
+    task = np.repeat([0, 1, 2], counts)
+    dense = resampled([made(np.ones(len(task)), np.ones(len(task), int), task)], 0)
+    assert [doubt_of(dense, number) for number in (0, 1, 2)] == [
+        "interval from 9 documents",
+        "",
+        "",
+    ]
+    assert doubt_of(dense, None) == "interval from 9 documents"  # documents are drawn within tasks
+    enough = resampled([made(np.ones(FEWEST_DOCUMENTS), [1] * FEWEST_DOCUMENTS)], 0)
+    assert doubt_of(enough, None) == doubt_of(enough, 0) == ""
+
+
+def test_seeds_have_their_documents_together() -> None:
+    """Six each, of which three are read by both: nine."""
+    seeds = [
+        at_random(seed, 6, 1)._replace(ids=[str(n + 3 * seed) for n in range(6)]) for seed in (0, 1)
+    ]
+    assert doubt_of(resampled(seeds, 0), 0) == "interval from 9 documents"
+    assert doubt_of(resampled(seeds[:1], 0), 0) == "interval from 6 documents"
+
+
+def test_few_documents_are_too_few_indeed() -> None:
+    """What the reason says: an interval from three of them holds the truth too seldom."""
+    held, n_sets = {3: 0, 30: 0}, 300
+    generator = np.random.default_rng(4)
+    for n_documents in held:
+        for number in range(n_sets):
+            counts = np.full(n_documents, 100)
+            dense = made(counts * 2.0, counts)
+            gated = dense._replace(sums=counts * (2.1 + generator.normal(0, 0.05, n_documents)))
+            ratio = quality_of(resampled([dense], number), resampled([gated], number), None).ratio
+            held[n_documents] += ratio.low <= math.exp(0.1) <= ratio.high
+    assert held[3] / n_sets < 0.85 < 0.9 < held[30] / n_sets
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e9])

@@ -107,6 +107,6 @@ def test_each_scored_token_has_its_document() -> None:
     assert documents.tolist() == [1] * 5 + [2] * 5
 
 
-def test_masks_are_asked_for_and_the_context_is_the_prompt() -> None:
+def test_masks_are_asked_for_and_the_context_but_its_last_token_is_the_prompt() -> None:
     how = masked(Gate("sequence", 0.5, how=How(seed=4, force_at_one=True)), WINDOWS)
-    assert how == How(execution="masked", prompt_tokens=FIRST, seed=4)
+    assert how == How(execution="masked", prompt_tokens=FIRST - 1, seed=4)

@@ -155,6 +155,23 @@ def test_a_prefill_is_shortened_by_a_set_for_ever_alone(rule: str) -> None:
         assert saved.bytes_reduction == pytest.approx(600 / 1200)
         assert saved.flops_reduction_mlp == pytest.approx(0.75)
         assert saved.flops_reduction == pytest.approx(600 * 200 / (1200 * 200 + 40 * 5050))
+        assert saved.limit_mlp == pytest.approx(4)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.25, 0.7, 1.0])
+def test_decoding_is_bound_by_bytes_and_a_prompt_by_operations(keep: float) -> None:
+    """Attention takes operations and no weights; logits of a prompt weights and no operations."""
+    costs = pythia(512, 6)
+    decode = decode_savings(costs, "static", keep, context=2000)
+    assert decode.limit == pytest.approx(1 / (1 - decode.bytes_reduction))
+    prefill = prefill_savings(costs, "static", keep, n_tokens=2000)
+    assert prefill.limit == pytest.approx(1 / (1 - prefill.flops_reduction))
+    left = prefill_flops(costs, 2000) * (1 - prefill.flops_reduction)
+    assert prefill.limit == pytest.approx(prefill_flops(costs, 2000) / left)
+    assert prefill.bytes_reduction == decode.bytes_reduction
+    if keep < 1:
+        assert decode.flops_reduction < decode.bytes_reduction < prefill.flops_reduction
+    assert decode.limit_mlp == prefill.limit_mlp == (1 / keep if keep else float("inf"))
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 7, 8])

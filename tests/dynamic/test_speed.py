@@ -64,7 +64,8 @@ def test_kept_fractions_are_those_of_the_decoded_tokens(rule: str) -> None:
     assert kept["dense"] == [1.0] * 3
     assert kept["forced"] == pytest.approx([1.0] * 3)
     for keep in (0.25, 0.5):
-        with gated(model, rule, keep, learned=learned, how=How(backend="torch")) as gates:
+        how = How(backend="torch")
+        with gated(model, rule, keep, learned=learned, how=how) as gates, torch.no_grad():
             cache = model(SETTINGS.text.prompt, use_cache=True).past_key_values
             gates.reset()
             for token_id in SETTINGS.text.decoded:

@@ -83,11 +83,17 @@ def test_a_seed_learns_from_its_own_calibration_sample(tmp_path: Path) -> None:
     first = study.learned(3)
     assert study.learned(3) is first is study.gate(3, "static", 0.5).learned
     second = study.learned(4)
-    assert second is not first and study.learned(3) is not first  # one is held at a time
+    assert second is not first and study.learned(3) is first  # which is not learned again
     for seed, learned in ((3, first), (4, second)):
         expected = learn(study.model, torch.from_numpy(study.drawn[seed].calibration))
         for layer, own in learned.layers.items():
             assert torch.equal(own.mean_scores, expected.layers[layer].mean_scores)
+
+
+def test_a_study_learns_what_its_rules_read(tmp_path: Path) -> None:
+    for rules, dealt in ((("static",), False), (("static", "input"), True)):
+        learned = study_of(tmp_path, rules=rules).learned(3)
+        assert all((own.allocation is not None) == dealt for own in learned.layers.values())
 
 
 def test_random_sets_differ_between_seeds(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sdlms.dynamic.streams import Documents, read_documents
-from sdlms.dynamic.windows import Drawn, WindowSettings, check_windows, draw, head
+from sdlms.dynamic.windows import Drawn, WindowSettings, by_task, check_windows, draw, head
 from sdlms.errors import UserError
 from sdlms.models.tokens import Text
 from tests.conftest import TOKENIZER
@@ -116,6 +116,7 @@ def test_laid_over_one_another_windows_are_whole_documents(
 
 def test_windows_step_by_the_stride(tasks: list[Documents]) -> None:
     windows = draw(tasks, 0, SETTINGS).windows
+    assert (windows.first, windows.n_prompt) == (8, 7)
     for task in (0, 1):
         own = windows.ids[windows.task == task]
         assert len(own) > 10
@@ -126,7 +127,7 @@ def test_windows_step_by_the_stride(tasks: list[Documents]) -> None:
 def test_windows_that_do_not_overlap_miss_their_first_token(tasks: list[Documents]) -> None:
     settings = WindowSettings(window=8, stride=8, max_tokens=70, calibration_tokens=0)
     windows = draw(tasks, 0, settings).windows
-    assert windows.first == 1
+    assert windows.first == windows.n_prompt == 1
     assert windows.scored.sum() == 140
 
 
@@ -175,6 +176,36 @@ def test_calibration_has_documents_of_its_own(
         assert begun and not begun & evaluated
 
 
+def test_documents_are_read_in_their_own_order_from_a_place_of_the_seed_s_choice(
+    tokenizer: PreTrainedTokenizerFast, tasks: list[Documents]
+) -> None:
+    """Calibration goes before, in documents of its own; behind the last one stands the first."""
+    ids = [[END, *tokenizer(text.text)["input_ids"]] for text in tasks[0].texts]
+    n_documents, share = len(ids), 32
+    found = {}
+    for seed in range(12):
+        drawn = draw(tasks, seed, SETTINGS)
+        begun = tokenizer.decode(drawn.calibration.ravel()[1:20]).split()
+        assert begun[0] == "prose"
+        first = int(begun[1])
+        order = [(first + n) % n_documents for n in range(n_documents)]
+        stream = [token_id for document in order for token_id in ids[document]]
+        assert drawn.calibration.ravel()[:share].tolist() == stream[:share]
+        n_scored = np.cumsum([len(ids[document]) - 1 for document in order])
+        n_sampled = int(np.searchsorted(n_scored, share)) + 1
+        rest = [token_id for document in order[n_sampled:] for token_id in ids[document]]
+        windows = next(by_task(drawn.windows))
+        starts = [windows.ids[0].tolist() == rest[offset : offset + 16] for offset in range(8)]
+        assert any(starts)
+        numbers = dict.fromkeys(windows.document[windows.scored].tolist())
+        read = [int(windows.document_ids[number].split("-")[1]) for number in numbers]
+        assert {(after - before) % n_documents for before, after in pairwise(read)} == {1}
+        assert not set(order[:n_sampled]) & set(read)
+        found[seed] = (first, read)
+    assert len({first for first, _ in found.values()}) > 6
+    assert any(read != sorted(read) for _, read in found.values())  # past the end
+
+
 def test_calibration_is_of_all_tasks_in_equal_shares(
     tokenizer: PreTrainedTokenizerFast, tasks: list[Documents]
 ) -> None:
@@ -219,6 +250,20 @@ def test_every_document_that_is_listed_is_scored(tasks: list[Documents]) -> None
         counts = np.bincount(windows.document[windows.scored])
         assert len(counts) == len(windows.document_ids) == len(set(windows.document_ids))
         assert (counts > 0).all()
+
+
+def test_by_task_windows_are_parted_and_documents_keep_their_numbers(
+    tasks: list[Documents],
+) -> None:
+    windows = draw(tasks, 0, SETTINGS).windows
+    parts = list(by_task(windows))
+    assert [set(part.task.tolist()) for part in parts] == [{0}, {1}]
+    for name in ("ids", "scored", "document", "task"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        assert np.array_equal(joined, getattr(windows, name))
+    for part in parts:
+        assert (part.first, part.document_ids) == (windows.first, windows.document_ids)
+        assert part.task_names == windows.task_names
 
 
 @pytest.mark.parametrize("most", [1, 8, 9, 50, 99, 100, 10**6])

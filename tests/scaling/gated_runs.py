@@ -10,6 +10,9 @@ from sdlms.runs.reading import Run
 from sdlms.storage.tables import Cell
 from tests.scaling.small_runs import QUARTERS, TASKS, Settings, model_of, written
 
+SETTINGS = {
+    **{"seeds": 3, "max_tokens": 1000, "calibration_tokens": 4096, "force_sparse_at_one": False},
+}
 KERNEL = 1.5  # its gain, whatever the rule and the fraction
 
 
@@ -56,7 +59,7 @@ def gated(
     return written(
         work,
         "dynamic-k",
-        {"keep": list(keep), "max_tokens": 1000, "measure": measure} | (settings or {}),
+        {"keep": list(keep), "measure": measure} | SETTINGS | (settings or {}),
         {"model": record, "data": data, "window": 64, "stride": 32} | (resolved or {}),
         tables,
         decided={"device_name": "a CPU", "dtype": "float32", "threads": 2} | (decided or {}),

@@ -160,6 +160,24 @@ def test_one_model_under_two_names_is_refused(tmp_path: Path) -> None:
             lambda work: gated(work, "medium"),
             "--stride is 8 in",
         ),
+        *(
+            (
+                lambda work, changed=changed: gated(work, "small", settings=changed),
+                lambda work: gated(work, "medium"),
+                message,
+            )
+            for changed, message in (
+                ({"seed": 1}, "--seed is 1 in"),
+                ({"seeds": 5}, "--seeds is 5 in"),
+                ({"calibration_tokens": 512}, "--calibration-tokens is 512 in"),
+                ({"force_sparse_at_one": True}, "--force-sparse-at-one is True in"),
+            )
+        ),
+        (
+            lambda work: gated(work, "small", decided={"dtype": "bfloat16"}),
+            lambda work: gated(work, "medium"),
+            "dtype is bfloat16 in",
+        ),
     ],
 )
 def test_other_rules_are_refused(tmp_path: Path, first: Make, other: Make, expected: str) -> None:

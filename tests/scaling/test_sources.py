@@ -157,9 +157,14 @@ def test_a_gated_model_is_read_from_two_tables(tmp_path: Path) -> None:
     assert found(source, "critical_sparsity", "all", 2).value == 0.7
     assert source.rules == {
         "--keep": "0.5",
+        "--seed": "0",
+        "--seeds": "3",
         "--max-tokens": "1000",
+        "--calibration-tokens": "4096",
+        "--force-sparse-at-one": "False",
         "--window": "64",
         "--stride": "32",
+        "dtype": "float32",
     }
     assert source.given == {"machine": "a CPU, float32, 2 threads, compiled", "tokenizer": "t0"}
 
@@ -174,7 +179,9 @@ def test_what_was_not_measured_is_no_value(tmp_path: Path) -> None:
         read_source(gated(tmp_path, "medium", keep=[], rules=[]))
 
 
-@pytest.mark.parametrize("reason", ["not reached", "x; not reached in 1 of 3 seeds"])
+@pytest.mark.parametrize(
+    "reason", ["not reached", "interval from 3 documents; not reached in 1 of 3 seeds"]
+)
 def test_a_sparsity_that_was_not_reached_is_not_known(tmp_path: Path, reason: str) -> None:
     """It is one that costs less than 1 %: a bound, which no trend may take for the value."""
     source = read_source(gated(tmp_path, "medium", rules=["top-p"], reason=reason))

@@ -19,11 +19,13 @@ MODEL = "sdlms-small"
 TASKS = ["python_code", "math", "qa", "prose", "dialogue", "reasoning"]
 LENGTHS = WindowSettings(window=64, stride=32, max_tokens=60, calibration_tokens=384)
 QUICK = ["--threads", "1", "--quiet"]
-FAST = [
+SMALL = [
     *("--model", MODEL, "--dtype", "float32", "--window", "64", "--max-tokens", "60"),
-    *("--calibration-tokens", "384", "--keep", "0.5,1", "--seeds", "1", "--rounds", "1"),
-    *("--layers", "none", *QUICK),
+    *("--calibration-tokens", "384", "--keep", "0.5,1", "--seeds", "1", *QUICK),
 ]
+FAST = [*SMALL, "--layers", "none", "--rounds", "1"]
+MASKED = [*SMALL, "--layers", "none", "--measure", "quality"]
+TIMED_ALONE = [*SMALL, "--rounds", "1", "--measure", "speed"]
 STRUCTURE = ["--nulls", "1", *QUICK]
 TRAINING = [
     *("--layers", "2", "--tokens", "4096", "--expansion", "1", "--arch", "topk", "--k", "8"),

@@ -1,6 +1,7 @@
 """`sdlms dynamic-k` through the real command line: what each table says, and what stays."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from sdlms.dynamic import latent_rows, specialist_rows
+from sdlms.dynamic.doubts import continued_fraction
+from sdlms.dynamic.settings import LEAST_PROMPT
 from sdlms.dynamic.tables import COLUMNS, CRITICAL_COLUMNS, TIMED
 from sdlms.dynamic.windows import WindowSettings
 from sdlms.models.gating import building
 from sdlms.models.gating.rules import RULES
 from sdlms.runs.reading import Run
-from tests.stages.gating_runs import FAST, TASKS, drawn_by_the_stage, run_in, small_model, untimed
+from tests.stages.gating_runs import (
+    FAST,
+    LENGTHS,
+    MASKED,
+    TASKS,
+    TIMED_ALONE,
+    drawn_by_the_stage,
+    run_in,
+    small_model,
+    untimed,
+)
 from tests.stages.probe_runs import Cli, newest, outputs, table
 
 Streams = pytest.CaptureFixture[str]
 Row = dict[str, str]
-MASKED = ["--measure", "quality"]
 TABLE, CRITICAL = "dynamic_k.csv", "critical.csv"
 N_NEURONS = 192
+SHORT_PROMPTS = replace(LENGTHS, stride=47)
 
 
 def rows_where(rows: list[Row], **cells: str) -> list[Row]:
@@ -76,7 +89,7 @@ def test_everything_kept_is_the_model_itself(both: list[Row]) -> None:
             assert (delta, ratio) in (("0.0", "1.0"), ("nan", "nan"))
         assert (row["quality_delta"], row["perplexity_ratio"]) == ("0.0", "1.0")
         assert (row["kept_fraction"], row["bytes_reduction"], row["limit"]) == ("1.0", "0.0", "1.0")
-        assert row["backend"] == ("masks" if row["phase"] == "quality" else "dense")
+        assert row["backend"] == "dense"
     for row in rows_where(own, phase="decode"):
         assert (row["speedup"], row["speedup_mlp"], row["limit_share"]) == ("1.0", "1.0", "")
         assert row["tokens_per_sec"] == row["dense_tokens_per_sec"]
@@ -119,6 +132,9 @@ def test_a_decoded_token_skips_rows_and_a_prompt_does_not(both: list[Row]) -> No
     assert float(decode["limit_share"]) == pytest.approx(share)
     assert (prefill["bytes_reduction"], prefill["limit"]) == ("0.0", "1.0")
     assert {prefill[name] for name in ("limit_share", "speedup_mlp", "limit_share_mlp")} == {""}
+    assert decode["backend"] in ("compiled", "torch") and prefill["backend"] == "masks"
+    assert prefill["kernel_gain"] == prefill["sparsity_gain"] == "nan"
+    assert float(prefill["speedup"]) > 0 and float(decode["kernel_gain"]) > 0
 
 
 def plain_losses(model: nn.Module, ids: Tensor, first: int) -> Tensor:
@@ -155,8 +171,7 @@ def test_perplexity_is_that_of_a_plain_loop_over_the_windows(both: list[Row]) ->
 
 
 def test_the_kernel_s_own_error_is_small_and_is_not_hidden(cli: Cli, work: Path) -> None:
-    words = [*MASKED, "--keep", "1", "--force-sparse-at-one"]
-    assert cli("dynamic-k", *FAST, *words) == 0
+    assert cli("dynamic-k", *MASKED, "--keep", "1", "--force-sparse-at-one") == 0
     (row, *_) = rows_where(table(newest(work), TABLE), task="all")
     assert row["backend"] == Run(newest(work)).start["decided"]["backend"]
     assert 0 < abs(float(row["quality_delta"])) < 1e-3
@@ -166,12 +181,12 @@ def test_the_kernel_s_own_error_is_small_and_is_not_hidden(cli: Cli, work: Path)
 
 
 def test_speed_alone_says_nothing_of_quality(cli: Cli, work: Path) -> None:
-    assert cli("dynamic-k", *FAST, "--measure", "speed", "--backend", "torch") == 0
+    assert cli("dynamic-k", *TIMED_ALONE, "--backend", "torch") == 0
     assert set(outputs(newest(work))) == {TABLE}
     rows = table(newest(work), TABLE)
     assert [(row["k"], row["phase"], row["backend"]) for row in rows[::2]] == [
         ("0.5", "decode", "torch"),
-        ("0.5", "prefill", "torch"),
+        ("0.5", "prefill", "masks"),
         ("1.0", "decode", "dense"),
         ("1.0", "prefill", "dense"),
     ]
@@ -184,7 +199,7 @@ def test_without_a_compiler_auto_is_torch_and_says_why(
     monkeypatch.setenv("CC", "/bin/false")
     monkeypatch.setenv("SDLMS_CACHE", str(work / "cache"))
     building.kernel.cache_clear()
-    assert cli("dynamic-k", *FAST, "--measure", "speed") == 0
+    assert cli("dynamic-k", *TIMED_ALONE) == 0
     assert "no compiled kernel, torch instead: /bin/false failed" in capsys.readouterr().err
     decided = Run(newest(work)).start["decided"]
     assert decided["backend"] == "torch" and "/bin/false" in decided["backend_reason"]
@@ -193,7 +208,7 @@ def test_without_a_compiler_auto_is_torch_and_says_why(
 
 def test_keeps_that_tables_cannot_tell_apart_are_one(cli: Cli, work: Path) -> None:
     words = ["--keep", "0.5,0.2,0.5,0.50000001", "--tasks", "qa"]
-    assert cli("dynamic-k", *FAST, *MASKED, *words) == 0
+    assert cli("dynamic-k", *MASKED, *words) == 0
     found = [row["k"] for row in table(newest(work), TABLE)]
     assert list(dict.fromkeys(found)) == ["0.2", "0.5"]
 
@@ -201,7 +216,7 @@ def test_keeps_that_tables_cannot_tell_apart_are_one(cli: Cli, work: Path) -> No
 def test_a_text_of_one_s_own_is_one_task(cli: Cli, work: Path) -> None:
     paragraphs = [f"Here {n} roads cross, and {n * n} sheep went on. " * 9 for n in range(30)]
     (work / "my texts.txt").write_text("\n\n".join(paragraphs))
-    assert cli("dynamic-k", *FAST, *MASKED, "--texts", "my texts.txt") == 0
+    assert cli("dynamic-k", *MASKED, "--texts", "my texts.txt") == 0
     run = Run(newest(work))
     assert [each["task"] for each in run.start["resolved"]["data"]] == ["my_texts"]
     assert {row["task"] for row in table(run.path, TABLE)} == {"my_texts", "all"}
@@ -212,18 +227,19 @@ def test_stride_and_window_are_halves_and_the_context_where_nobody_says(
     cli: Cli, work: Path, tiny_model: Path
 ) -> None:
     words = ["--model", tiny_model, "--window", "0", "--keep", "1", "--calibration-tokens", "0"]
-    assert cli("dynamic-k", *FAST, *MASKED, *words) == 0
+    assert cli("dynamic-k", *MASKED, *words) == 0
     resolved = Run(newest(work)).start["resolved"]
     assert (resolved["window"], resolved["stride"]) == (96, 48)
 
 
 def test_the_same_settings_give_the_same_bytes_and_other_seeds_others(cli: Cli, work: Path) -> None:
-    words = [*FAST, "--rule", "post-norm,random,sequence", "--layers", "2"]
+    words = [*FAST, "--rule", "random,sequence", "--layers", "2", "--tasks", "math,qa"]
     assert cli("dynamic-k", *words) == 0
     first = untimed(newest(work))
     assert cli("dynamic-k", *words) == 0
     assert untimed(newest(work)) == first
-    assert cli("dynamic-k", *words, *MASKED, "--seed", "1") == 0
+    own = ["--rule", "random", "--tasks", "math,qa", "--seed", "1"]
+    assert cli("dynamic-k", *MASKED, *own) == 0
     other = table(newest(work), TABLE)
     assert {row["seed"] for row in other} == {"1", "mean"}
     assert other[0]["perplexity"] != first[TABLE][0]["perplexity"]  # type: ignore[index]
@@ -251,6 +267,9 @@ def test_every_rule_with_neurons_and_latents_of_other_runs(
         skips = rule == "static"
         assert (float(own[2]["bytes_reduction"]) > 0) == skips
     found = {rule: rows_where(rows, rule=rule, phase="quality", task="all")[0] for rule in RULES}
+    for rule in ("threshold", "top-p"):
+        by_task = rows_where(rows, rule=rule, phase="quality", k="0.5", seed="0")[:-1]
+        assert len({row["kept_fraction"] for row in by_task}) == len(TASKS)
     delta = {rule: float(row["quality_delta"]) for rule, row in found.items()}
     assert delta["post-norm"] < min(delta["random"], delta["static"])
     # Layers without communities are not gated by blocks, alone neither.
@@ -270,6 +289,21 @@ def test_every_rule_with_neurons_and_latents_of_other_runs(
         assert (row["fvu_gated"] == row["fvu_dense"]) == (row["k"] == "1.0")
 
 
+def test_a_sequence_is_told_how_many_tokens_go_on_with_its_prompt(
+    cli: Cli, work: Path, capsys: Streams
+) -> None:
+    words = ["--rule", "sequence", "--stride", "47", "--keep", "0.2,1"]
+    assert cli("dynamic-k", *MASKED, *words) == 0
+    windows = drawn_by_the_stage(SHORT_PROMPTS).windows
+    assert windows.first - 1 == LEAST_PROMPT
+    expected = continued_fraction(windows)
+    assert Run(newest(work)).start["resolved"]["continued"] == {"0": expected}
+    assert f"{expected:.0%} of the scored tokens belong to the docu" in capsys.readouterr().err
+    for row in rows_where(table(newest(work), TABLE), k="0.2"):
+        assert row["perplexity_ratio"] != "1.0"
+        assert float(row["kept_fraction"]) == pytest.approx(0.2, abs=0.003)
+
+
 def test_blocks_of_a_run_of_other_tasks_are_kept_without_its_specialists(
     cli: Cli, work: Path, given: dict[str, str], capsys: Streams
 ) -> None:
@@ -277,15 +311,26 @@ def test_blocks_of_a_run_of_other_tasks_are_kept_without_its_specialists(
         "\n\n".join(f"{n} sheep went on a road. " * 20 for n in range(9))
     )
     words = ["--rule", "blocks", "--si", given["si"], "--texts", "sheep.txt"]
-    assert cli("dynamic-k", *FAST, *MASKED, *words) == 0
+    assert cli("dynamic-k", *MASKED, *words) == 0
     assert "no specialized_units.csv: --si:" in capsys.readouterr().err
     assert set(outputs(newest(work))) == {TABLE, CRITICAL}
+
+
+def test_speed_alone_reads_blocks_and_asks_nothing_beside(
+    cli: Cli, work: Path, given: dict[str, str]
+) -> None:
+    words = ["--rule", "blocks", "--si", given["si"], "--backend", "torch"]
+    assert cli("dynamic-k", *TIMED_ALONE, *words) == 0
+    run = Run(newest(work))
+    assert set(outputs(run.path)) == {TABLE}
+    assert [record["run"] for record in run.all_of("input")] == [given["si"]]
+    assert {row["rule"] for row in table(run.path, TABLE)} == {"blocks"}
 
 
 def test_a_longer_window_is_read_as_one_says(cli: Cli, work: Path) -> None:
     lengths = WindowSettings(window=40, stride=40, max_tokens=100, calibration_tokens=0)
     words = ["--window", "40", "--stride", "40", "--max-tokens", "100", "--calibration-tokens", "0"]
-    assert cli("dynamic-k", *FAST, *MASKED, *words) == 0
+    assert cli("dynamic-k", *MASKED, *words) == 0
     windows = drawn_by_the_stage(lengths).windows
     resolved = Run(newest(work)).start["resolved"]
     assert (resolved["window"], resolved["stride"]) == (40, 40)

@@ -11,7 +11,7 @@ from sdlms.models.gating import building
 from sdlms.runs.reading import Run, list_runs
 from sdlms.runs.writing import RunOptions, RunWriter
 from tests.conftest import save_tiny_model
-from tests.stages.gating_runs import FAST, QUICK
+from tests.stages.gating_runs import MASKED, QUICK, TIMED_ALONE
 from tests.stages.probe_runs import Cli, noise, published
 
 Streams = pytest.CaptureFixture[str]
@@ -26,7 +26,7 @@ def refused(cli: Cli, work: Path, capsys: Streams) -> Refused:
         before = list_runs(work / "artifacts", partial=True)
         existed = (work / "artifacts").exists()
         capsys.readouterr()
-        code = cli("dynamic-k", *FAST, "--measure", "quality", *words)
+        code = cli("dynamic-k", *(TIMED_ALONE if "speed" in words else MASKED), *words)
         out, err = capsys.readouterr()
         assert (code, out) == (2, ""), err
         (line,) = err.splitlines()
@@ -72,6 +72,20 @@ def refused(cli: Cli, work: Path, capsys: Streams) -> Refused:
         (["--layers", "two"], "'two' is neither an index"),
         (["--layers", "none,1"], "'none' is neither an index"),
         (["--keep", "0.5", "--force-sparse-at-one"], "--force-sparse-at-one says what is done at"),
+        (
+            ["--keep", "1", "--rule", "post-norm,sequence", "--force-sparse-at-one"],
+            "--force-sparse-at-one: rule sequence runs prompts as they are",
+        ),
+        (
+            ["--rounds", "7"],
+            "--rounds has nothing to do with --measure quality. Leave one of them out.",
+        ),
+        (["--measure", "speed", "--layers", "1"], "--layers has nothing to do with --measure spee"),
+        (["--measure", "speed", "--sae", "any"], "--sae has nothing to do with --measure speed."),
+        (
+            ["--measure", "speed", "--force-sparse-at-one"],
+            "--force-sparse-at-one has nothing to do with --measure speed.",
+        ),
         (["--measure", "all"], "--measure: expected one of quality, speed, both, got 'all'"),
         (["--backend", "cuda"], "--backend: expected one of auto, torch, compiled, got 'cuda'"),
         (["--tasks", ""], "--tasks is empty"),
@@ -93,6 +107,12 @@ def test_settings_are_checked_before_anything_is_read(
         (["--window", "1"], "--window must be at least 2 and at most the model's context, 512"),
         (["--window", "513"], "--window must be at least 2 and at most the model's context, 512"),
         (["--stride", "65"], "--stride must be from 1 to --window, 64, got 65"),
+        (
+            ["--rule", "sequence", "--stride", "48"],
+            "--rule sequence chooses from the 15 tokens before those that are scored; it takes 16. "
+            "Set --stride to at most 47.",
+        ),
+        (["--rule", "sequence", "--window", "17"], "it takes 16. Set --window to at least 18."),
         (["--calibration-tokens", "63"], "is less than one window of 64 tokens"),
         (["--calibration-tokens", "63", "--rule", "static"], "is less than one window of 64"),
         (["--calibration-tokens", "900000"], "tokens beside the "),
@@ -226,11 +246,11 @@ def test_other_stages_are_not_read(refused: Refused, work: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(cli: Cli, work: Path, capsys: Streams) -> None:
     (work / "a file").write_text("")
-    assert cli("dynamic-k", *FAST, "--artifacts", "a file") == 2
+    assert cli("dynamic-k", *MASKED, "--artifacts", "a file") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot write under a file/" in line
     if os.getuid():  # root may write everywhere
         (work / "locked").mkdir(mode=0o500)
-        assert cli("dynamic-k", *FAST, "--artifacts", "locked") == 2
+        assert cli("dynamic-k", *MASKED, "--artifacts", "locked") == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "cannot write under locked/" in line

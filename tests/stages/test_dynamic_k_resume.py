@@ -11,7 +11,7 @@ import pytest
 from sdlms.dynamic import study
 from sdlms.runs.parts import Part
 from sdlms.runs.reading import Run
-from tests.stages.gating_runs import FAST, untimed
+from tests.stages.gating_runs import FAST, MASKED, untimed
 from tests.stages.probe_runs import Cli, newest
 
 KILLING = Path(__file__).with_name("killing_stages.py")
@@ -51,7 +51,7 @@ def test_an_interrupt_is_resumed_where_it_was(
 def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
     work: Path, given: dict[str, str]
 ) -> None:
-    words = ["dynamic-k", *FAST, "--measure", "quality", "--layers", "1", "--sae", given["sae"]]
+    words = ["dynamic-k", *MASKED, "--layers", "1", "--sae", given["sae"], "--tasks", "math,qa"]
     done = subprocess.run(
         [sys.executable, KILLING, "2", *words, "--rule", "post-norm,top-p"],
         cwd=work, env=dict(os.environ), capture_output=True, text=True,

@@ -39,13 +39,12 @@ def allocate(mlp: Mlp, activation: str, sample: Sample, curves: tuple[Tensor, ..
     Args:
         mlp: whose matrices these are.
         activation: the name of its activation function.
-        sample: tokens; of many some at even distances serve.
+        sample: tokens; of many `MAX_TOKENS` at even distances serve.
         curves: quantiles of the magnitudes of each matrix' inputs, as `LearnedLayer.inputs`.
 
     Source: Liu et al. 2024 (TEAL), algorithm 1; steps are of equal fractions here.
     """
-    apart = -(-len(sample.inputs) // MAX_TOKENS)
-    trial = _Trial(mlp, activation, sample.inputs[apart // 2 :: apart], curves)
+    trial = _Trial(mlp, activation, sample.inputs, curves)
     sizes = [linear.n_inputs * linear.n_outputs for linear in mlp.maps]
     keeps = [1.0] * len(sizes)
     error = 0.0
@@ -75,7 +74,7 @@ class _Trial:
         self._activation = ACT2FN[activation]
         self._inputs, self._curves = inputs.float(), curves
         self._maps = [_float_map(linear) for linear in mlp.maps]
-        self._known: dict[int, tuple[float, Tensor]] = {}  # of each map into the neurons
+        self._known: list[dict[float, Tensor]] = [{} for _ in self._maps]  # the last by keep
         self._dense = self._output([1.0] * len(self._maps))
         self._power = float(self._dense.double().square().sum())
 
@@ -94,11 +93,14 @@ class _Trial:
         return functional.linear(self._large(neurons, last, keeps[last]), *self._maps[last])
 
     def _up(self, index: int, keep: float) -> Tensor:
-        """One map into the neurons; a step lowers one matrix, the others stay as they were."""
-        if index not in self._known or self._known[index][0] != keep:
+        """One map into the neurons: a path asks for its keep and the next lower one by turns."""
+        known = self._known[index]
+        if keep not in known:
+            if len(known) == 2:
+                del known[max(known)]
             large = self._large(self._inputs, index, keep)
-            self._known[index] = keep, functional.linear(large, *self._maps[index])
-        return self._known[index][1]
+            known[keep] = functional.linear(large, *self._maps[index])
+        return known[keep]
 
     def _large(self, acts: Tensor, index: int, keep: float) -> Tensor:
         """The inputs of a matrix that the threshold of `keep` leaves."""

@@ -6,6 +6,7 @@ damaged library can end the process.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -14,14 +15,17 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from sdlms.errors import UserError
 from sdlms.storage.cache_folder import cache_folder
 
 Element = Literal["float32", "bfloat16"]
@@ -31,6 +35,7 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 DEFINES: dict[Element, tuple[str, ...]] = {"float32": (), "bfloat16": ("-DBFLOAT16",)}
 NAMES = ("cc", "gcc", "clang")
 LONGEST_SECONDS = 60
+OLD_SECONDS = 3600  # of a folder that a compiler works in: its process was killed
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -44,28 +49,52 @@ def kernel(element: Element) -> ctypes.CDLL:
 
     Raises:
         NoKernelError: There is no compiler, it fails or takes too long, or the result cannot be
-            loaded.
+            loaded. The same compilers are not tried twice by a process.
     """
-    commands = compilers()
+    found = kernel_or_reason(element, tuple(compilers()))
+    if isinstance(found, str):
+        raise NoKernelError(found)
+    return found
+
+
+@functools.cache
+def kernel_or_reason(element: Element, commands: tuple[tuple[str, ...], ...]) -> ctypes.CDLL | str:
+    """The kernel by the first compiler that makes it, or what the first of all says."""
     if not commands:
-        raise NoKernelError(f"no C compiler was found ($CC, {', '.join(NAMES)}, ziglang)")
-    reasons: list[NoKernelError] = []
+        return f"no C compiler was found ($CC, {', '.join(NAMES)}, ziglang)"
+    reasons: list[str] = []
     for command in commands:
         try:
             return _kernel_by(command, element)
         except NoKernelError as error:
-            reasons.append(error)
-    raise reasons[0]
+            reasons.append(str(error))
+    return reasons[0]
 
 
 def compilers() -> list[tuple[str, ...]]:
-    """Commands to try in turn: `$CC` alone where it is set, else those on PATH, then ziglang."""
-    if named := shlex.split(os.environ.get("CC", "")):
-        return [tuple(named)]
-    found: list[tuple[str, ...]] = [(path,) for name in NAMES if (path := shutil.which(name))]
+    """Commands to try in turn: `$CC` alone where it is set, else those on PATH, then ziglang.
+
+    Raises:
+        NoKernelError: `$CC` cannot be read.
+    """
+    said = os.environ.get("CC", "")
+    try:
+        named = shlex.split(said)
+    except ValueError as error:
+        raise NoKernelError(f"$CC is {said!r}, no command ({error})") from None
+    if named:
+        return [(_absolute(named[0]), *named[1:])]
+    paths = [path for name in NAMES if (path := shutil.which(name))]
+    found: list[tuple[str, ...]] = [(_absolute(path),) for path in paths]
     if importlib.util.find_spec("ziglang"):
         found.append((sys.executable, "-m", "ziglang", "cc"))
     return found
+
+
+def _absolute(program: str) -> str:
+    """A program from where it runs in another folder; a name without folder is that of PATH."""
+    found = shutil.which(program) or program
+    return str(Path(found).absolute()) if Path(found).name != found else program
 
 
 def _kernel_by(command: Sequence[str], element: Element) -> ctypes.CDLL:
@@ -97,7 +126,7 @@ def _own_folder() -> Path | None:
         folder = cache_folder() / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+    except (OSError, UserError):  # UserError: the user has no home
         return None
     mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
     open_to_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
@@ -124,7 +153,8 @@ def _is_whole(path: Path) -> bool:
 
 def _compile(command: Sequence[str], path: Path) -> None:
     """Compile beside the file's place and move it there: other processes see all of it or none."""
-    with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as name:
+    _sweep(path.parent)
+    with _folder_to_work_in("build-", path.parent) as name:
         built = Path(name) / path.name
         _run([*command, "-o", str(built), str(SOURCE)], Path(name))
         content = built.read_bytes()
@@ -134,8 +164,21 @@ def _compile(command: Sequence[str], path: Path) -> None:
 
 def _version(command: Sequence[str]) -> str:
     """What a compiler says of itself."""
-    with tempfile.TemporaryDirectory(prefix="sdlms-kernels-") as name:
+    with _folder_to_work_in("sdlms-kernels-", None) as name:
         return _run([*command, "--version"], Path(name))
+
+
+def _folder_to_work_in(prefix: str, parent: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """Where a compiler runs. What cannot be removed afterwards is left behind."""
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left behind."""
+    for left in folder.glob("build-*"):
+        with contextlib.suppress(OSError):  # another process removes it, too
+            if time.time() - left.stat().st_mtime > OLD_SECONDS:
+                shutil.rmtree(left)
 
 
 def _run(command: Sequence[str], folder: Path) -> str:
@@ -143,25 +186,39 @@ def _run(command: Sequence[str], folder: Path) -> str:
     zig = {f"ZIG_{kind}_CACHE_DIR": str(folder / "zig") for kind in ("LOCAL", "GLOBAL")}
     environment = {**os.environ, **zig, "LC_ALL": "C", "TMPDIR": str(folder)}
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             list(command),
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=LONGEST_SECONDS,
-            check=False,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        raise NoKernelError(f"{command[0]} took longer than {LONGEST_SECONDS} s") from None
     except OSError as error:
         raise NoKernelError(f"{command[0]} cannot be run ({error.strerror})") from None
-    if done.returncode:
-        said = _first_line(done.stderr) or f"exit code {done.returncode}"
+    with process, contextlib.ExitStack() as ending:
+        ending.callback(_end, process)
+        try:
+            output, errors = process.communicate(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise NoKernelError(f"{command[0]} took longer than {LONGEST_SECONDS} s") from None
+    if process.returncode:
+        said = _first_line(errors) or f"exit code {process.returncode}"
         raise NoKernelError(f"{command[0]} failed: {said}")
-    return done.stdout
+    return output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a compiler that still runs, and the processes that it started: it leads their group."""
+    if process.poll() is not None:
+        return
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _first_line(text: str) -> str:

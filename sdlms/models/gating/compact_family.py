@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sdlms.models.gating.layouts import Mlp, Rows
+from sdlms.models.gating.laid_rows import Rows, lay_all_back
+from sdlms.models.gating.layouts import Mlp
 from sdlms.models.gating.rules import n_kept
 from sdlms.models.gating.scoring import largest_mask, output_norms
 from sdlms.models.gating.terms import GatedMlp, Terms, masked_product, rows_joined, rows_of
@@ -12,6 +13,8 @@ from sdlms.models.gating.terms import GatedMlp, Terms, masked_product, rows_join
 
 class CompactMlp(GatedMlp):
     """One set of neurons for all tokens of a row of the batch."""
+
+    permutes = True
 
     def __init__(self, mlp: Mlp, terms: Terms) -> None:
         super().__init__(mlp, terms)
@@ -55,23 +58,28 @@ class CompactMlp(GatedMlp):
             copied = self.terms.how.hold_both
             for linear in self.mlp.ups:
                 self._rows.append(Rows(linear, "outputs", copied=copied))
-                self._rows[-1].lay_()
+                self._rows[-1].lay_(self.terms.scratch)
             self._rows.append(Rows(self.mlp.down, "inputs", copied=copied))
-            self._rows[-1].lay_()
+            self._rows[-1].lay_(self.terms.scratch)
             self._shrink()
 
     def lay_back(self) -> None:
         """See `GatedMlp`."""
         self._n = None
-        while self._rows:
-            self._rows[-1].lay_back()
-            self._rows.pop()
+        lay_all_back(self._rows, self.terms.scratch)
 
     def up(self, index: int, x: Tensor) -> Tensor:
         """See `GatedMlp`."""
+        if self._rows and torch.is_grad_enabled():
+            self.refuse_gradients(x)
         if self._n is None:
             found: Tensor = self.mlp.ups[index].module.forward(x)
             return found
+        if self.mlp.down.module._forward_pre_hooks:
+            raise ValueError(
+                "the neurons (mlp_act) are recorded or replaced, but only those that rule "
+                f"'{self.terms.rule}' keeps are here. Gate with How(execution='masked')"
+            )
         laid = self._rows[index]
         weight = laid.rows[: self._n]
         bias = None if laid.bias is None else laid.bias[: self._n]
@@ -130,21 +138,30 @@ class StaticMlp(CompactMlp):
 
 
 class SequenceMlp(CompactMlp):
-    """The set is chosen by each prompt, which is dense itself (GRIFFIN, arXiv 2404.01365)."""
+    """The set is chosen by each prompt, which is dense itself (GRIFFIN, arXiv 2404.01365).
+
+    A call of several tokens is a prompt, and so is the first call with an empty cache. Calls of one
+    token go on with the rows of the last prompt, in its order: beams of one prompt may change
+    places, for they share a set. A prompt in several calls (chunked prefill) and tokens that are
+    checked together (assisted decoding) are not served.
+    """
 
     def __init__(self, mlp: Mlp, terms: Terms) -> None:
         super().__init__(mlp, terms)
         self._norms = output_norms(mlp.down.weight, 1 if mlp.down.rows == "outputs" else 0)
         self._real: Tensor | None = None
+        self._starts = False
 
-    def see_padding(self, real: Tensor | None) -> None:
+    def see_forward(self, real: Tensor | None, *, starts: bool) -> None:
         """See `GatedMlp`."""
-        self._real = real
+        self._real, self._starts = real, starts
 
     def up(self, index: int, x: Tensor) -> Tensor:
         """See `GatedMlp`."""
-        if index == 0 and not self._continues(x):
-            self.choose(None)
+        if index == 0:
+            if self._starts or not self._continues(x):
+                self.choose(None)
+            self._starts = False
         return super().up(index, x)
 
     def _continues(self, x: Tensor) -> bool:
@@ -157,7 +174,7 @@ class SequenceMlp(CompactMlp):
         shape = self.shape_of(x)
         if self._kept is not None or shape[1] == 1:
             return super().down(x)
-        acts = x.view(*shape, -1)
+        acts = x.reshape(*shape, -1)
         n_prompt = min(self.terms.how.prompt_tokens or shape[1], shape[1])
         scores = prompt_scores(self._without_padding(acts)[:, :n_prompt]) * self._norms
         if n_prompt == shape[1]:
@@ -169,7 +186,7 @@ class SequenceMlp(CompactMlp):
     def _without_padding(self, acts: Tensor) -> Tensor:
         """Neurons `[batch, token, neuron]`, all zero where a token only fills its row up."""
         real, (n_rows, n_tokens) = self._real, acts.shape[:2]
-        if real is None or real.dim() != 2 or len(real) != n_rows or real.shape[1] < n_tokens:
+        if real is None or len(real) != n_rows or real.shape[1] < n_tokens:
             return acts
         return acts.masked_fill(~real[:, -n_tokens:, None].to(acts.device).bool(), 0)
 

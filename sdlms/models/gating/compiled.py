@@ -32,6 +32,7 @@ class _Product(ctypes.Structure):
 class Compiled:
     """The kernel for one element type on the CPU, with as many threads as torch has at a call.
 
+    Where torch's threads cannot be shared (`shares_threads`) it runs on the caller's alone.
     Nothing here is differentiable. A call allocates its result only; scratch is kept, one for each
     Python thread.
 
@@ -52,6 +53,7 @@ class Compiled:
         self._scratch = _Scratch()
         library = kernel(ELEMENTS[dtype])
         addresses = pool_addresses()
+        self.shares_threads = addresses is not None
         if addresses:
             library.set_pool(*(c_void_p(address) for address in addresses))
         self._dots = library.all_dots

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from sdlms.models.gating.choosers import Chooser, Facts, chooser_of
-from sdlms.models.gating.layouts import LinearMap, Mlp, Rows
+from sdlms.models.gating.laid_rows import Rows
+from sdlms.models.gating.layouts import LinearMap, Mlp
 from sdlms.models.gating.scoring import output_norms
 from sdlms.models.gating.terms import GatedMlp, Terms, masked_product, rows_joined, rows_of
 
@@ -35,12 +36,14 @@ class DownMlp(GatedMlp):
         """See `GatedMlp`."""
         if not self.terms.masked:
             self._rows = Rows(self.mlp.down, "inputs", copied=self.terms.how.hold_both)
-            self._rows.lay_()
+            self._rows.lay_(self.terms.scratch)
 
     def lay_back(self) -> None:
         """See `GatedMlp`."""
-        if self._rows is not None:
-            self._rows.lay_back()
+        try:
+            if self._rows is not None:
+                self._rows.lay_back(self.terms.scratch)
+        finally:
             self._rows = None
 
     def up(self, index: int, x: Tensor) -> Tensor:
@@ -55,10 +58,10 @@ class DownMlp(GatedMlp):
 
     def _up_singly(self, linear: LinearMap, x: Tensor) -> Tensor:
         """The whole product, row by row."""
-        weight, bias, n, backend = linear.weight, linear.bias, linear.n_inputs, self.backend
+        bias, n, backend = linear.bias, linear.n_inputs, self.backend
         assert backend is not None
-        rows = rows_of(x, n)
-        if linear.rows == "outputs":
+        rows, weight = rows_of(x, n), linear.by(linear.dense_rows)
+        if linear.dense_rows == "outputs":
             return rows_joined([backend.dense(weight, bias, row) for row in rows], x)
         return rows_joined([backend.largest(weight, bias, row, None, n) for row in rows], x)
 

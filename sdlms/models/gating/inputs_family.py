@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sdlms.models.gating.layouts import LinearMap, Mlp, Rows
+from sdlms.models.gating.laid_rows import Rows, lay_all_back
+from sdlms.models.gating.layouts import LinearMap, Mlp
 from sdlms.models.gating.scoring import magnitudes
 from sdlms.models.gating.terms import GatedMlp, Terms, masked_product, rows_joined, rows_of
 
@@ -29,13 +30,11 @@ class InputsMlp(GatedMlp):
         if not self.terms.masked:
             for linear in self.mlp.maps:
                 self._rows.append(Rows(linear, "inputs", copied=self.terms.how.hold_both))
-                self._rows[-1].lay_()
+                self._rows[-1].lay_(self.terms.scratch)
 
     def lay_back(self) -> None:
         """See `GatedMlp`."""
-        while self._rows:
-            self._rows[-1].lay_back()
-            self._rows.pop()
+        lay_all_back(self._rows, self.terms.scratch)
 
     def up(self, index: int, x: Tensor) -> Tensor:
         """See `GatedMlp`."""

@@ -1,4 +1,4 @@
-"""The linear maps of an MLP, and their weights laid out so that what a rule skips is whole rows."""
+"""The linear maps of an MLP, and what about their weights must hold to lay them out by rows."""
 
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -13,7 +13,8 @@ from sdlms.models.architectures import architecture_for, blocks_of
 from sdlms.models.gating.stand_ins import StandIn
 
 Axis = Literal["inputs", "outputs"]
-Swap = tuple[Tensor, Tensor]  # int64 [n] rows, and the rows that go there
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+OTHER: dict[Axis, Axis] = {"inputs": "outputs", "outputs": "inputs"}
 # A linear map's own rows: nn.Linear holds [out, in], transformers' Conv1D [in, out].
 ROWS: dict[type[nn.Module], Axis] = {nn.Linear: "outputs", Conv1D: "inputs"}
 
@@ -26,6 +27,8 @@ class LinearMap:
         weight: its weight.
         bias: its bias, or None.
         rows: what the rows of its weight belong to.
+        dense_rows: what those rows of its weight belong to that lie in memory one after the other;
+            None where neither rows nor columns do.
         n_inputs: of the map.
         n_outputs: of the map.
     """
@@ -37,12 +40,24 @@ class LinearMap:
         self.rows = ROWS[type(self.module)]
         self.weight = cast("nn.Parameter", self.module.weight)
         self.bias = cast("nn.Parameter | None", self.module.bias)
+        self.dense_rows = _dense_rows(self.weight, self.rows)
         shape = self.weight.shape
         self.n_outputs, self.n_inputs = shape if self.rows == "outputs" else shape[::-1]
 
     def put(self, module: nn.Module) -> None:
         """Put a module in the map's place."""
         setattr(self._parent, self._name, module)
+
+    def by(self, axis: Axis | None) -> Tensor:
+        """The weight with a row for each input, or for each output."""
+        return self.weight if axis == self.rows else self.weight.t()
+
+
+def _dense_rows(weight: Tensor, rows: Axis) -> Axis | None:
+    """See `LinearMap.dense_rows`."""
+    if weight.is_contiguous():
+        return rows
+    return OTHER[rows] if weight.t().is_contiguous() else None
 
 
 @dataclass(frozen=True)
@@ -97,8 +112,8 @@ def _owners(model: nn.Module) -> dict[int, int]:
     counts: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.device.type != "meta":
-            address = parameter.untyped_storage().data_ptr()
-            counts[address] = counts.get(address, 0) + 1
+            start = address(parameter)
+            counts[start] = counts.get(start, 0) + 1
     return counts
 
 
@@ -111,96 +126,24 @@ def _check(module: nn.Module, name: str, owners: dict[int, int]) -> None:
         raise UserError(
             f"{name} is a {type(module).__name__}; rules know Linear and Conv1D. {way_out}"
         )
-    weight = cast("Tensor", module.weight)
+    own = (module._parameters.get("weight"), module._parameters.get("bias"))
+    if own != (module.weight, module.bias) or own[0] is None:
+        raise UserError(
+            f"{name} makes its weight from other tensors (weight_norm, pruning). Make that lasting "
+            "or remove it (torch.nn.utils), or gate other layers."
+        )
+    weight = own[0]
     if weight.device.type == "meta":
         raise UserError(f"{name} is not in memory (device meta): it is offloaded. {way_out}")
-    if not weight.is_floating_point() or weight.element_size() < 2:
-        raise UserError(f"{name} holds {str(weight.dtype)[6:]}; rules know floats. {way_out}")
-    if owners[weight.untyped_storage().data_ptr()] > 1:
+    if weight.dtype not in DTYPES:
+        known = ", ".join(str(dtype)[6:] for dtype in DTYPES)
+        raise UserError(f"{name} holds {str(weight.dtype)[6:]}; rules know {known}. {way_out}")
+    if owners[address(weight)] > 1:
         raise UserError(f"{name} shares its weight with another part of the model. {way_out}")
+    if _dense_rows(weight, "inputs") is None:
+        raise UserError(f"{name} has gaps in memory, strides {weight.stride()}. {way_out}")
 
 
-class Rows:
-    """The weight of a linear map as contiguous rows, one for each input or for each output.
-
-    Where the map holds it the other way round, the transposed copy takes the place of its weight,
-    which becomes a view of that copy: the memory of one matrix more for a moment, then none.
-
-    Args:
-        linear: the map.
-        axis: what a row belongs to.
-        copied: leave the map's own weight as it is and work on a copy, in twice the memory.
-
-    Attributes:
-        rows: `[in, out]` or `[out, in]`, contiguous.
-        bias: `[out]`, or None.
-    """
-
-    def __init__(self, linear: LinearMap, axis: Axis, *, copied: bool) -> None:
-        weight, bias = linear.weight.data, linear.bias
-        self._linear, self._axis, self._copied = linear, axis, copied
-        self._strides = weight.stride()
-        self._swapped: Swap | None = None
-        self._torn: tuple[Swap | None, list[tuple[Tensor, Tensor, Tensor]]] | None = None
-        self.rows = self._turned(weight).contiguous()
-        self.bias = None if bias is None else bias.data
-        if copied and self.rows.data_ptr() == weight.data_ptr():
-            self.rows = self.rows.clone()
-        if copied and self.bias is not None:
-            self.bias = self.bias.clone()
-
-    def lay_(self) -> None:
-        """Make the rows the map's own weight; `lay_back` undoes it."""
-        if not self._copied:
-            self._linear.weight.data = self._turned(self.rows)
-
-    def _turned(self, weight: Tensor) -> Tensor:
-        """From the map's own axes to ours, or back."""
-        return weight if self._linear.rows == self._axis else weight.t()
-
-    def front_(self, kept: Tensor) -> None:
-        """Swap rows so that the kept ones come first, and biases where rows are outputs.
-
-        Args:
-            kept: bool `[row]`.
-        """
-        self.restore_()
-        n = int(kept.sum())
-        strays = kept[n:].nonzero().flatten() + n
-        holes = (~kept[:n]).nonzero().flatten()
-        swap = (torch.cat([holes, strays]), torch.cat([strays, holes]))
-        self._swap_(swap, swap)
-
-    def restore_(self) -> None:
-        """Undo `front_` exactly; also one that an exception interrupted."""
-        if self._torn is not None:
-            before, saved = self._torn
-            for tensor, indices, values in saved:
-                tensor[indices] = values
-            self._swapped, self._torn = before, None
-        if self._swapped is not None:
-            self._swap_(self._swapped, None)
-
-    def _swap_(self, swap: Swap, after: Swap | None) -> None:
-        """Move rows; until all is moved `_torn` knows what was there before."""
-        to, source = swap
-        tensors = [self.rows]
-        if self._axis == "outputs" and self.bias is not None:
-            tensors.append(self.bias)
-        saved = [(tensor, to, tensor[to]) for tensor in tensors]
-        moved = [tensor[source] for tensor in tensors]
-        self._torn = (self._swapped, saved)
-        for tensor, values in zip(tensors, moved, strict=True):
-            tensor[to] = values
-        self._swapped = after
-        self._torn = None
-
-    def lay_back(self) -> None:
-        """Give the map its weight again, bit by bit and with the strides it had."""
-        self.restore_()
-        weight = self._linear.weight
-        if not self._copied and weight.stride() != self._strides:
-            back = torch.empty_strided(
-                weight.shape, self._strides, dtype=weight.dtype, device=weight.device
-            )
-            weight.data = back.copy_(weight.data)
+def address(tensor: Tensor) -> int:
+    """Where a tensor's memory begins."""
+    return tensor.untyped_storage().data_ptr()

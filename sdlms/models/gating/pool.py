@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_info
 
+from sdlms.progress import LOGGER
+
 ENTRIES = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
 Addresses = tuple[int, int, int, int]
 
 
 @functools.cache
 def pool_addresses() -> Addresses | None:
-    """Addresses of `ENTRIES`; None where torch's threads are of another kind."""
+    """Addresses of `ENTRIES`; None, and a line in the log, where torch's threads are others."""
     for path in openmp_libraries():
         try:
             library = ctypes.CDLL(path)
@@ -27,6 +29,7 @@ def pool_addresses() -> Addresses | None:
             continue
         run, number, size, wait = (address or 0 for address in found)
         return run, number, size, wait
+    LOGGER.info("the kernel of gated MLPs runs on one thread: torch's threads are not OpenMP's")
     return None
 
 

@@ -1,14 +1,15 @@
 """How a context gates: what its user may choose, and what every gated layer of it shares."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sdlms.models.gating.backends import Backend, BackendName, backend_of
+from sdlms.models.gating.laid_rows import Scratch
 from sdlms.models.gating.layouts import LinearMap, Mlp
 from sdlms.models.gating.learned import Learned
 from sdlms.models.gating.stand_ins import StandIn
@@ -67,7 +68,9 @@ class Backends:
         return self._made[key]
 
 
+@cache
 def _log_fallback(reason: str) -> None:
+    """Once per process."""
     LOGGER.info(f"gated MLPs run in plain torch: {reason}")
 
 
@@ -80,30 +83,44 @@ class Terms:
         how: what the user chose.
         learned: what a sample taught, where there is one.
         backends: for sparse execution.
+        scratch: for laying weights out.
     """
 
     rule: str
     how: How
     learned: Learned | None
     backends: Backends
+    scratch: Scratch = field(default_factory=Scratch)
 
     @property
     def masked(self) -> bool:
-        """Whether weights stay as they are."""
+        """Whether the dense modules multiply."""
         return self.how.execution == "masked"
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the model's weights stay as they are."""
+        return self.masked or self.how.hold_both
 
 
 class GatedMlp:
     """One gated layer: what a family of rules does in the places of its linear maps.
 
-    A subclass says what `up` and `down` compute, and what `set_keep`, `lay` and `lay_back` do.
+    A subclass says what `up` and `down` compute, and what `set_keep`, `lay` and `lay_back` do. It
+    remembers things from call to call, so that one thread at a time may run the model.
+
+    Attributes:
+        permutes: whether laying weights out changes their order.
     """
+
+    permutes = False
 
     def __init__(self, mlp: Mlp, terms: Terms) -> None:
         self.mlp, self.terms = mlp, terms
         self.tally = Tally()
         self.backend = None if terms.masked else terms.backends.of(mlp.down.weight)
         self._shape: torch.Size | None = None
+        self._parameters = [p for own in mlp.maps for p in (own.weight, own.bias) if p is not None]
 
     def up(self, index: int, x: Tensor) -> Tensor:
         """In the place of a map into the neurons: `[..., in]` to `[..., neuron]`."""
@@ -130,18 +147,25 @@ class GatedMlp:
 
     def stand_ins(self) -> list[tuple[LinearMap, StandIn]]:
         """What is put in the places of the maps."""
+        permuted = self.permutes and not self.terms.untouched
         ups = [
-            (linear, StandIn(linear.module, partial(self.up, index)))
+            (linear, StandIn(linear.module, partial(self.up, index), permuted=permuted))
             for index, linear in enumerate(self.mlp.ups)
         ]
-        return [*ups, (self.mlp.down, StandIn(self.mlp.down.module, self.down))]
+        down = self.mlp.down
+        return [*ups, (down, StandIn(down.module, self.down, permuted=permuted))]
 
     def see_shape(self, shape: torch.Size) -> None:
         """Batch and token of the forward that begins; some MLPs know them no more (OPT)."""
         self._shape = shape
 
-    def see_padding(self, real: Tensor | None) -> None:
-        """The attention mask `[batch, token]` of the forward that begins, where it has one."""
+    def see_forward(self, real: Tensor | None, *, starts: bool) -> None:
+        """What a forward of the model begins with.
+
+        Args:
+            real: its attention mask `[batch, token]`, where it has one of this kind.
+            starts: whether no token came before.
+        """
 
     def shape_of(self, x: Tensor) -> torch.Size:
         """Batch and token of an input of one of the maps."""
@@ -156,12 +180,30 @@ class GatedMlp:
         if self.backend is None:
             return False
         if self.terms.how.execution == "sparse":
+            if torch.is_grad_enabled():
+                self.refuse_gradients(x)
             return True
         return (
             x.numel() == n_inputs
             and x.dtype == self.mlp.down.weight.dtype
-            and not (x.requires_grad and torch.is_grad_enabled())
+            and not (torch.is_grad_enabled() and self.wants_gradients(x))
         )
+
+    def wants_gradients(self, x: Tensor) -> bool:
+        """Whether gradients of an input or of the layer's weights are asked for."""
+        return x.requires_grad or any(own.requires_grad for own in self._parameters)
+
+    def refuse_gradients(self, x: Tensor) -> None:
+        """Refuse a call, with gradients enabled, that skips work and would lose some.
+
+        Raises:
+            ValueError: gradients are asked for.
+        """
+        if self.wants_gradients(x):
+            raise ValueError(
+                f"rule '{self.terms.rule}' has no gradients here. Run the model under "
+                "torch.no_grad(), or gate it with How(execution='masked')"
+            )
 
     def tell(self, mask: Tensor, x: Tensor) -> None:
         """Tell who asked which neurons are kept; mask bool `[row, neuron]`."""
@@ -183,7 +225,8 @@ def masked_product(linear: LinearMap, x: Tensor, mask: Tensor) -> Tensor:
 
 def rows_of(x: Tensor, n_inputs: int) -> Sequence[Tensor]:
     """The inputs of a map one by one, each `[in]`; of a single one without the cost of a split."""
-    return (x.view(-1),) if x.numel() == n_inputs else x.reshape(-1, n_inputs).unbind()
+    x = x.contiguous()
+    return (x.view(-1),) if x.numel() == n_inputs else x.view(-1, n_inputs).unbind()
 
 
 def rows_joined(found: Sequence[Tensor], x: Tensor) -> Tensor:

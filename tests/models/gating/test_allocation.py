@@ -60,6 +60,16 @@ def test_each_step_is_the_cheapest() -> None:
     torch.testing.assert_close(allocation.errors, expected)
 
 
+def test_what_is_kept_of_earlier_trials_changes_nothing() -> None:
+    mlp, activation = mlp_of("llama")
+    trial = _Trial(mlp, activation, sample().inputs, (CURVE,) * 3)
+    order = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        keeps = (torch.randint(1, 5, (3,), generator=order) / 4).tolist()
+        fresh = _Trial(mlp, activation, sample().inputs, (CURVE,) * 3)
+        assert trial.error(keeps) == fresh.error(keeps)
+
+
 def test_a_matrix_that_gives_nothing_is_lowered_first() -> None:
     mlp, activation = mlp_of("llama")
     nn.init.zeros_(mlp.down.weight)

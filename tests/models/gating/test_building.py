@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,15 @@ from sdlms.models.gating.building import NoKernelError, compilers, kernel
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache folder, and nothing compiled in this process."""
     monkeypatch.setenv("SDLMS_CACHE", str(tmp_path / "cache"))
-    building._folder_of_process.cache_clear()
-    kernel.cache_clear()
+    forget()
     yield tmp_path / "cache" / "kernels"
-    kernel.cache_clear()
-    building._folder_of_process.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """As in a new process."""
+    for cached in (kernel, building.kernel_or_reason, building._folder_of_process):
+        cached.cache_clear()
 
 
 def compiler_script(folder: Path, lines: str) -> str:
@@ -40,7 +45,7 @@ def test_compiled_files_are_found_again(cache: Path) -> None:
     assert works(kernel("float32")) and works(kernel("bfloat16"))
     made = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert len(made) == 2 and cache.stat().st_mode & 0o777 == 0o700
-    kernel.cache_clear()
+    forget()
     assert works(kernel("float32")) and works(kernel("bfloat16"))
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == made
 
@@ -54,7 +59,7 @@ def test_damaged_file_is_made_anew(cache: Path, harm: str) -> None:
     changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
     path.unlink()  # the loaded one stays as it is
     path.write_bytes({"cut": whole[:middle], "changed": changed, "empty": b""}[harm])
-    kernel.cache_clear()
+    forget()
     assert works(kernel("float32"))
     assert [found.read_bytes() for found in cache.iterdir()] == [whole]
 
@@ -106,8 +111,9 @@ def test_compilers_of_the_path_come_before_ziglang(
         ("exit 3", "exit code 3"),
         ("while [ $1 != -o ]; do shift; done; echo rubbish > $2", "invalid ELF|too short"),
         ("exec true", "No such file"),
+        ('own=$PWD; cd /; rm -r "$own"; touch "$own"; exit 4', "exit code 4"),
     ],
-    ids=["error", "silent", "rubbish", "nothing"],
+    ids=["error", "silent", "rubbish", "nothing", "no folder to remove"],
 )
 def test_broken_compiler(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str, reason: str
@@ -130,6 +136,79 @@ def test_slow_compiler_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("CC", compiler_script(tmp_path, "exec sleep 60"))
     with pytest.raises(NoKernelError, match="took longer than 1 s"):
         kernel("float32")
+
+
+def test_a_stopped_compiler_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+) -> None:
+    """Its own children end with it."""
+    monkeypatch.setattr(building, "LONGEST_SECONDS", 1)
+    born = tmp_path / "born"
+    monkeypatch.setenv("CC", compiler_script(tmp_path, f"sleep 60 & echo $! > {born}; wait"))
+    with pytest.raises(NoKernelError, match="took longer than 1 s"):
+        kernel("float32")
+    deadline = time.monotonic() + 5
+    while is_running(int(born.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(int(born.read_text()))
+    assert not list(cache.iterdir())
+
+
+def is_running(process: int) -> bool:
+    """A process that ended and has not been waited for is none."""
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True)
+    return listed.stdout.strip()[:1] not in (b"", b"Z")
+
+
+def test_a_failure_is_kept_until_the_compiler_is_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("CC", compiler_script(tmp_path, f"echo call >> {calls}; exit 1"))
+    for element in ("float32", "float32", "bfloat16"):
+        with pytest.raises(NoKernelError, match="exit code 1"):
+            kernel(element)
+    assert calls.read_text().split() == ["call"] * 2
+    monkeypatch.delenv("CC")
+    assert works(kernel("float32"))
+
+
+def test_an_unreadable_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "gcc'")
+    with pytest.raises(
+        NoKernelError, match=r"^\$CC is \"gcc'\", no command \(No closing quotation"
+    ):
+        kernel("float32")
+
+
+def test_relative_paths_are_those_of_the_callers_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+) -> None:
+    """The compiler runs in a folder of its own."""
+    [real, *_] = compilers()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDLMS_CACHE", "cache")
+    Path(compiler_script(tmp_path, f'exec {real[0]} "$@"')).rename(tmp_path / "mine")
+    monkeypatch.setenv("CC", "./mine -O1")
+    assert compilers() == [(str(tmp_path / "mine"), "-O1")]
+    assert works(kernel("float32"))
+    monkeypatch.delenv("CC")
+    (tmp_path / "mine").rename(tmp_path / "cc")
+    monkeypatch.setenv("PATH", os.pathsep.join([".", os.environ["PATH"]]))
+    assert compilers()[0] == (str(tmp_path / "cc"),)
+    forget()
+    assert works(kernel("float32"))
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_folders_of_killed_processes_are_removed(cache: Path) -> None:
+    cache.mkdir(parents=True, mode=0o700)
+    for name in ("build-old", "build-new"):
+        (cache / name).mkdir()
+        (cache / name / "rows.so").touch()
+    os.utime(cache / "build-old", (0, time.time() - building.OLD_SECONDS - 1))
+    kernel("float32")
+    assert [path.name for path in cache.glob("build-*")] == ["build-new"]
 
 
 @pytest.mark.parametrize("place", ["a file", "open to others", "no home"])

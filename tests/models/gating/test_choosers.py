@@ -5,11 +5,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
+from sdlms.models.gated import How, gated
 from sdlms.models.gating.backends import Backend, backend_of
 from sdlms.models.gating.choosers import CHOOSERS, Facts, chooser_of
 from sdlms.models.gating.learned import QUANTILES, SHARES, Allocation, LearnedLayer
 from sdlms.models.gating.rules import n_kept
+from tests.models.tiny_models import INPUT_IDS, random_model
 
 N = 60
 KEEPS = (0.02, 0.1, 0.3, 0.5, 0.9)
@@ -125,6 +128,25 @@ def test_random_sets_differ_by_token_layer_and_seed_and_come_again() -> None:
     for changed in ({"layer": 2}, {"seed": 6}):
         other = Facts(**{**vars(facts()), **changed})
         assert not torch.equal(mask, chooser_of("random", other, 0.3, 0.3).mask(acts, before))
+
+
+def test_random_goes_on_drawing_when_keep_comes_back() -> None:
+    """And each keep draws as if there were no other."""
+    model = random_model("llama", AutoModelForCausalLM)
+    masks: list[Tensor] = []
+    how = How(execution="masked", layers=(1,), on_mask=lambda _, mask: masks.append(mask))
+    with gated(model, "random", 0.2, how=how) as gates, torch.no_grad():
+        for keep in (0.2, 0.6, 0.2, 0.6):
+            gates.keep = keep
+            model(INPUT_IDS)
+    turns = masks[:]
+    masks.clear()
+    for keep in (0.2, 0.6):
+        with gated(model, "random", keep, how=how), torch.no_grad():
+            model(INPUT_IDS)
+            model(INPUT_IDS)
+    assert torch.equal(torch.stack(turns[::2] + turns[1::2]), torch.stack(masks))
+    assert not torch.equal(turns[0], turns[2]) and not torch.equal(turns[1], turns[3])
 
 
 def test_random_blocks_have_the_sizes_of_the_blocks() -> None:

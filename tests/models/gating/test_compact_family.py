@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from sdlms.models.gated import How, gated, learn
 from sdlms.models.gating.compact_family import prompt_scores
@@ -52,6 +52,46 @@ def test_a_new_prompt_is_dense_and_chooses_anew() -> None:
             torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5)
             second = [layer._kept for layer in gates._mlps]
     assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_a_prompt_of_one_token_begins_anew(n_rows: int) -> None:
+    model = random_model("llama", AutoModelForCausalLM)
+    ids, empty = INPUT_IDS[:n_rows, :1], DynamicCache(config=model.config)
+    with torch.no_grad():
+        dense = model(ids).logits
+        with gated(model, "sequence", 0.3):
+            decoding = decode(model, n_rows)
+            for arguments in ({}, {"past_key_values": empty}, {"use_cache": False}):
+                assert torch.equal(decode(model, n_rows), decoding)
+                found = model(ids, **arguments).logits
+                torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5)
+                assert (decoding - dense).abs().max() > 1e-2
+
+
+def test_calls_of_an_mlp_alone_go_on_with_the_prompt() -> None:
+    """As a timing makes them: no forward of the model begins there."""
+    model = random_model("llama", AutoModelForCausalLM)
+    with gated(model, "sequence", 0.3) as gates, torch.no_grad():
+        model(INPUT_IDS[:1])
+        first = [layer._kept for layer in gates._mlps]
+        for block in model.model.layers:
+            block.mlp(torch.ones(1, 1, 16))
+        assert all(layer._kept is kept for layer, kept in zip(gates._mlps, first, strict=True))
+        assert gates.kept_fraction() == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("execution", ["masked", "auto"])
+def test_beams_of_a_prompt_share_its_set(execution: str) -> None:
+    model = random_model("llama", AutoModelForCausalLM)
+    arguments = {"max_new_tokens": 4, "num_beams": 3, "pad_token_id": 0, "do_sample": False}
+    arguments |= {"eos_token_id": None, "attention_mask": torch.ones_like(INPUT_IDS)}
+    with gated(model, "sequence", 0.2, how=How(execution=execution)):
+        together = model.generate(INPUT_IDS, **arguments)
+        for row, ids in enumerate(INPUT_IDS):
+            mask = torch.ones(1, len(ids), dtype=torch.int64)
+            alone = model.generate(ids[None], **{**arguments, "attention_mask": mask})
+            assert torch.equal(alone[0], together[row])
 
 
 def test_rows_of_a_batch_have_their_own_sets() -> None:

@@ -1,5 +1,6 @@
 """Curves are read back, and shares of weights add up."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_no_deal_of_weights_has_a_smaller_error() -> None:
         shares = learned.weight_shares(keep, [0, 1])
         best = min(total(x, 2 * keep - x) for x in grid if 0.05 <= 2 * keep - x <= 1)
         assert total(shares[0], shares[1]) <= best + 0.05
+
+
+def test_a_deal_that_was_not_learned_is_an_error_of_ours() -> None:
+    bare = dataclasses.replace(layer([1, 0]), allocation=None)
+    for ask in (bare.allocated, lambda: bare.least_inputs(0.5)):
+        with pytest.raises(ValueError, match="allocation of the rule input was not learned"):
+            ask()
+    with pytest.raises(ValueError, match="was not learned"):
+        Learned({0: layer([1, 0]), 1: bare}).weight_shares(0.5, [0, 1])
+    assert Learned({0: bare}).score_share(0.3, [0]) == pytest.approx(0.3, abs=1e-3)
 
 
 def test_one_share_of_scores_serves_all_layers() -> None:

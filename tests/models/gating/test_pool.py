@@ -1,5 +1,6 @@
 """The kernel runs on the threads that torch's own operations run on."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdlms.models.gating import pool
+from sdlms.models.gating.compiled import Compiled
 from sdlms.models.gating.pool import openmp_libraries, pool_addresses
 
 
@@ -17,6 +20,20 @@ def test_torchs_own_library_is_found() -> None:
     assert len(libraries) == 1 and Path(libraries[0]).exists()
     addresses = pool_addresses()
     assert addresses is not None and all(addresses) and len(set(addresses)) == 4
+
+
+def test_without_such_threads_the_log_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Compiled(torch.float32).shares_threads == (pool_addresses() is not None)
+    monkeypatch.setattr(pool, "openmp_libraries", lambda: ["/nowhere/libgomp.so"])
+    pool_addresses.cache_clear()
+    caplog.set_level(logging.INFO, "sdlms")
+    kernels = [Compiled(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    pool_addresses.cache_clear()
+    assert not any(kernel.shares_threads for kernel in kernels)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "runs on one thread" in caplog.text
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
