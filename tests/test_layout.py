@@ -211,6 +211,8 @@ def test_packages_are_empty_but_for_their_modules() -> None:
         ["sae-latents", "--help"],
         ["sae-evaluate", "--help"],
         ["probe", "--help"],
+        ["si-modularity", "--help"],
+        ["dynamic-k", "--help"],
         ["scaling", "--help"],
         ["runs", "--help"],
         ["models", "--help"],

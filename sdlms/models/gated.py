@@ -166,7 +166,7 @@ class Gates:
 
     @keep.setter
     def keep(self, keep: float) -> None:
-        self._check_open("keep")
+        self._check_open("keep cannot be set")
         check_keep(keep)
         shares = self._shares(keep)
         gating = keep < 1 or self._terms.how.force_at_one
@@ -215,7 +215,7 @@ class Gates:
             ValueError: The weights are laid out otherwise: neither masked, nor `hold_both`; or the
                 context has ended, or is paused.
         """
-        self._check_open("paused")
+        self._check_open("a pause cannot begin")
         if self._entered and not (self._terms.masked or self._terms.how.hold_both):
             raise ValueError("paused needs How(hold_both=True) or How(execution='masked')")
         self._paused = True
@@ -230,7 +230,7 @@ class Gates:
         """Refuse what must not happen now."""
         if self._closed or self._paused:
             state = "has ended" if self._closed else "is paused"
-            raise ValueError(f"{what} cannot be set or asked for: the gated context {state}")
+            raise ValueError(f"{what}: the gated context {state}")
 
     def _enter(self) -> None:
         """Lay the weights out and put the stand-ins in."""

@@ -56,6 +56,7 @@ def test_every_configuration_has_every_round(name: str, rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if not rule.startswith("blocks")])
+@torch.no_grad()
 def test_kept_fractions_are_those_of_the_decoded_tokens(rule: str) -> None:
     model = causal("gpt_neox-parallel")
     learned = learn(model, INPUT_IDS)

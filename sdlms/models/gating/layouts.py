@@ -126,13 +126,12 @@ def _check(module: nn.Module, name: str, owners: dict[int, int]) -> None:
         raise UserError(
             f"{name} is a {type(module).__name__}; rules know Linear and Conv1D. {way_out}"
         )
-    own = (module._parameters.get("weight"), module._parameters.get("bias"))
-    if own != (module.weight, module.bias) or own[0] is None:
+    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+    if weight is None or weight is not module.weight or bias is not module.bias:
         raise UserError(
             f"{name} makes its weight from other tensors (weight_norm, pruning). Make that lasting "
             "or remove it (torch.nn.utils), or gate other layers."
         )
-    weight = own[0]
     if weight.device.type == "meta":
         raise UserError(f"{name} is not in memory (device meta): it is offloaded. {way_out}")
     if weight.dtype not in DTYPES:
