@@ -15,7 +15,6 @@ from sdlms.models.gating.building import Element, NoKernelError, kernel
 from sdlms.models.gating.pool import pool_addresses
 
 ELEMENTS: dict[torch.dtype, Element] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-LINE = 16  # floats
 
 
 class _Product(ctypes.Structure):
@@ -121,8 +120,7 @@ class Compiled:
             _check_vector(weights, torch.float32, n_rows, "weights")
         out = torch.empty(n_columns, dtype=self._dtype)
         n_threads = torch.get_num_threads()
-        padded = (n_columns + LINE - 1) // LINE * LINE
-        scratch, chosen = self._scratch.of(n_rows + n_threads * padded, n_rows)
+        scratch, chosen = self._scratch.of(n_rows + n_columns, n_rows)
         product = _Product(
             rows.data_ptr(),
             x.data_ptr(),

@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_info
 
 from sdlms.progress import LOGGER
 
-ENTRIES = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
-Addresses = tuple[int, int, int, int]
+ENTRIES = ("GOMP_parallel", "omp_get_num_threads")
+Addresses = tuple[int, int]
 
 
 @functools.cache
@@ -27,8 +27,8 @@ def pool_addresses() -> Addresses | None:
             found = [ctypes.cast(library[entry], ctypes.c_void_p).value for entry in ENTRIES]
         except (OSError, AttributeError):
             continue
-        run, number, size, wait = (address or 0 for address in found)
-        return run, number, size, wait
+        run, size = (address or 0 for address in found)
+        return run, size
     LOGGER.info("the kernel of gated MLPs runs on one thread: torch's threads are not OpenMP's")
     return None
 

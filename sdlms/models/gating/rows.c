@@ -11,6 +11,7 @@
    No -ffast-math: with gcc < 13 it makes the whole process flush denormals. Vectors are explicit. */
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -22,6 +23,8 @@
 #define LANES 4
 #endif
 #define AHEAD 4 /* rows */
+#define MOST_TURNS 20000 /* of waiting awake, about 0.2 ms */
+#define PIECES 2         /* of rows, per thread; of columns there are as many as threads */
 #define BYTES_OF_A_THREAD (1L << 20) /* for less, to wake another one costs more than it brings */
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -57,24 +60,11 @@ static inline number to_number(float value) { return value; }
 /* ------------------------------------------------------------------------------------- threads */
 
 static void (*pool_run)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel */
-static int (*pool_number)(void);                                       /* omp_get_thread_num */
 static int (*pool_size)(void);                                         /* omp_get_num_threads */
-static void (*pool_wait)(void);                                        /* GOMP_barrier */
 
-void set_pool(void *run, void *number_of, void *size, void *wait) {
+void set_pool(void *run, void *size) {
     memcpy(&pool_run, &run, sizeof run);
-    memcpy(&pool_number, &number_of, sizeof number_of);
     memcpy(&pool_size, &size, sizeof size);
-    memcpy(&pool_wait, &wait, sizeof wait);
-}
-
-typedef struct {
-    long thread, n_threads; /* of the team as it is: the library may give fewer than asked for */
-} Place;
-
-static Place place_of(int n_threads) {
-    if (n_threads == 1) return (Place){0, 1};
-    return (Place){pool_number(), pool_size()};
 }
 
 static long share(long n, long part, long n_parts) { return n * part / n_parts; }
@@ -86,9 +76,40 @@ static int useful_threads(int n_threads, long n_rows, long n_columns) {
     return most < n_threads ? (int)most : n_threads;
 }
 
-static void on_threads(void (*run)(void *), void *job, int n_threads) {
-    if (n_threads > 1) pool_run(run, job, (unsigned)n_threads, 0);
-    else run(job);
+/* Pieces of work are taken by whoever is awake: a thread that sleeps needs 0.1 ms to wake up on a
+   virtual machine, by which time the first has done a third of the work. What a piece computes does
+   not depend on who takes it. */
+typedef struct {
+    void (*piece)(const void *job, long number);
+    const void *job;
+    long n_pieces;
+    atomic_long next;
+    atomic_int n_done; /* threads */
+} Work;
+
+static void wait_awake(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Under OMP_WAIT_POLICY=PASSIVE whoever comes to the end of a team first falls asleep, and has to be
+   woken: so all come at once. The wait is bounded, for the others may have lost their core. */
+static void take_pieces(void *data) {
+    Work *w = data;
+    long number;
+    while ((number = atomic_fetch_add(&w->next, 1)) < w->n_pieces) w->piece(w->job, number);
+    int n_threads = pool_size();
+    atomic_fetch_add(&w->n_done, 1);
+    for (int turn = 0; turn < MOST_TURNS && atomic_load(&w->n_done) < n_threads; turn++)
+        wait_awake();
+}
+
+static void on_threads(void (*piece)(const void *, long), const void *job, long n_pieces,
+                       int n_threads) {
+    Work work = {piece, job, n_pieces, 0, 0};
+    if (n_threads > 1) pool_run(take_pieces, &work, (unsigned)n_threads, 0);
+    else for (long number = 0; number < n_pieces; number++) piece(job, number);
 }
 
 /* -------------------------------------------------------------------- every row: dot products */
@@ -97,8 +118,7 @@ typedef struct {
     const number *matrix, *bias;
     const float *factors; /* [column], in the order of blocks */
     number *out;
-    long n_rows, n_columns;
-    int n_threads;
+    long n_rows, n_columns, n_pieces;
 } Dots;
 
 static float total(floats sums) {
@@ -132,11 +152,10 @@ static float dot(const number *row, const float *x, long n) {
     return sum;
 }
 
-static void dots(void *job) {
+static void dots(const void *job, long number) {
     const Dots *j = job;
-    Place p = place_of(j->n_threads);
-    long last = share(j->n_rows, p.thread + 1, p.n_threads);
-    for (long row = share(j->n_rows, p.thread, p.n_threads); row < last; row++) {
+    long last = share(j->n_rows, number + 1, j->n_pieces);
+    for (long row = share(j->n_rows, number, j->n_pieces); row < last; row++) {
         float sum = dot(j->matrix + row * j->n_columns, j->factors, j->n_columns);
         j->out[row] = to_number(j->bias ? sum + to_float(j->bias[row]) : sum);
     }
@@ -150,8 +169,9 @@ void all_dots(const number *matrix, const number *x, const number *bias, number 
         for (long i = 0; i < WIDTH; i++) scratch[first + PLACE(i)] = to_float(x[first + i]);
     for (long i = blocked; i < n_columns; i++) scratch[i] = to_float(x[i]);
     n_threads = useful_threads(n_threads, n_rows, n_columns);
-    Dots job = {matrix, bias, scratch, out, n_rows, n_columns, n_threads};
-    on_threads(dots, &job, n_threads);
+    long n_pieces = n_threads > 1 ? PIECES * n_threads : 1;
+    Dots job = {matrix, bias, scratch, out, n_rows, n_columns, n_pieces};
+    on_threads(dots, &job, n_pieces, n_threads);
 }
 
 /* ----------------------------------------------------------------- some rows: a weighted sum */
@@ -159,21 +179,21 @@ void all_dots(const number *matrix, const number *x, const number *bias, number 
 typedef struct {
     const number *matrix, *x, *bias;
     const int64_t *rows; /* [listed] */
-    float *sums;         /* [thread, stride] */
+    float *sums;         /* [column], in the order of blocks */
     number *out;
-    long n_listed, n_columns, stride;
-    int n_threads;
+    long n_listed, n_columns, n_pieces;
 } Sum;
 
+/* Columns from `first`, where a block begins, to `last`, where one begins or the row ends. */
 static void add_rows(const Sum *j, long first, long last, float *sums) {
-    long n = j->n_columns, blocked = n - n % WIDTH;
-    memset(sums, 0, (size_t)n * sizeof *sums);
-    for (long here = first; here < last; here++) {
-        long later = here + AHEAD < last ? here + AHEAD : here;
+    long n = j->n_columns, blocked = last - (last - first) % WIDTH;
+    memset(sums + first, 0, (size_t)(last - first) * sizeof *sums);
+    for (long here = 0; here < j->n_listed; here++) {
+        long later = here + AHEAD < j->n_listed ? here + AHEAD : here;
         const number *row = j->matrix + j->rows[here] * n;
         const number *next = j->matrix + j->rows[later] * n;
         float x = to_float(j->x[j->rows[here]]);
-        for (long i = 0; i < blocked; i += WIDTH) {
+        for (long i = first; i < blocked; i += WIDTH) {
             __builtin_prefetch(next + i, 0, 2); /* into the second-level cache */
 #ifdef BFLOAT16
             words both = *(const words *)(row + i);
@@ -183,23 +203,21 @@ static void add_rows(const Sum *j, long first, long last, float *sums) {
             *(floats *)(sums + i) += x * *(const floats *)(row + i);
 #endif
         }
-        for (long i = blocked; i < n; i++) sums[i] += x * to_float(row[i]);
+        for (long i = blocked; i < last; i++) sums[i] += x * to_float(row[i]);
     }
 }
 
-static void weighted_sum(void *job) {
+/* A thread sums its own columns of every row: the sums are the same for any number of threads. */
+static void weighted_sum(const void *job, long number) {
     const Sum *j = job;
-    Place p = place_of(j->n_threads);
-    long n = j->n_columns, blocked = n - n % WIDTH;
-    add_rows(j, share(j->n_listed, p.thread, p.n_threads),
-             share(j->n_listed, p.thread + 1, p.n_threads), j->sums + p.thread * j->stride);
-    if (p.n_threads > 1) pool_wait();
-    long last = share(n, p.thread + 1, p.n_threads);
-    for (long i = share(n, p.thread, p.n_threads); i < last; i++) {
-        long at = i < blocked ? i / WIDTH * WIDTH + PLACE(i % WIDTH) : i;
-        float sum = j->bias ? to_float(j->bias[i]) : 0;
-        for (long t = 0; t < p.n_threads; t++) sum += j->sums[t * j->stride + at];
-        j->out[i] = to_number(sum);
+    long n = j->n_columns, n_blocks = n / WIDTH;
+    long first = share(n_blocks, number, j->n_pieces) * WIDTH;
+    long last = number + 1 < j->n_pieces ? share(n_blocks, number + 1, j->n_pieces) * WIDTH : n;
+    add_rows(j, first, last, j->sums);
+    for (long i = first; i < last; i++) {
+        long at = i < n_blocks * WIDTH ? i / WIDTH * WIDTH + PLACE(i % WIDTH) : i;
+        float bias = j->bias ? to_float(j->bias[i]) : 0;
+        j->out[i] = to_number(bias + j->sums[at]);
     }
 }
 
@@ -207,7 +225,7 @@ typedef struct {
     const number *matrix, *x, *bias; /* [row, column], [row], [column] or NULL */
     const float *weights;            /* [row] or NULL */
     number *out;                     /* [column] */
-    float *scratch;                  /* [row + thread (column + 16)] */
+    float *scratch;                  /* [row + column] */
     int64_t *chosen;                 /* [row] */
     int64_t n_rows, n_columns;
     int32_t n_threads;
@@ -216,8 +234,8 @@ typedef struct {
 static void sum_of(const Product *p, const int64_t *rows, long n_listed) {
     int n_threads = useful_threads(p->n_threads, n_listed, p->n_columns);
     Sum job = {p->matrix, p->x, p->bias, rows, p->scratch + p->n_rows, p->out, n_listed,
-               p->n_columns, (p->n_columns + 15) / 16 * 16, n_threads};
-    on_threads(weighted_sum, &job, n_threads);
+               p->n_columns, n_threads};
+    on_threads(weighted_sum, &job, n_threads, n_threads);
 }
 
 /* out = sum over listed rows i of x[i] matrix[i], + bias. -1, and nothing done, where a row does

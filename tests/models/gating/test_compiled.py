@@ -106,3 +106,21 @@ def test_inputs_are_not_written_to() -> None:
     kernel.largest(ROWS, None, X, WEIGHTS, 20)
     kernel.above(ROWS, None, X, WEIGHTS, 0.1)
     assert all(torch.equal(one, other) for one, other in zip(tensors, before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_are_the_same_for_any_number_of_threads(dtype: torch.dtype) -> None:
+    kernel, generator = Compiled(dtype), torch.Generator().manual_seed(3)
+    rows = torch.randn(2048, 515, generator=generator).to(dtype)
+    weight = torch.randn(1031, 2048, generator=generator).to(dtype)
+    x = torch.randn(2048, generator=generator).to(dtype)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            own = kernel.largest(rows, None, x, None, 2000), kernel.dense(weight, None, x)
+            found.append(torch.cat(own))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
