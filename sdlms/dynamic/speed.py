@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 ROUNDS, WARMUPS, MLP_PASSES = 5, 2, 3
 
 # Of the root mean square of the logits. In 16 bits two ways of adding differ in which of two almost
-# equal neurons they keep; a wrong product is off by the logits' own size.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.1}
+# equal neurons they keep, and layers multiply that: 24 layers of random weights are off by 0.27 at
+# keep 0.1. A wrong product is off by the logits' own size, 1 to 1.4.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.5, torch.bfloat16: 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
