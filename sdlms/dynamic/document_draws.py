@@ -3,26 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdlms.numerics.document_bootstrap import drawn_documents, percentile_interval
+from sdlms.numerics.document_bootstrap import Estimate, drawn_documents, percentile_interval
 
 N_RESAMPLES = 1000
 Draws = NDArray[np.float64]
-
-
-class Estimate(NamedTuple):
-    """A number and its 95 % interval; NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
-
-
-UNKNOWN = Estimate(nan, nan, nan)
 
 
 def with_interval(name: str) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdlms.dynamic.document_draws import DocumentDraws, Estimate, cells, with_interval
+from sdlms.dynamic.document_draws import DocumentDraws, cells, with_interval
+from sdlms.numerics.document_bootstrap import Estimate
 from sdlms.runs.parts import Part
 
 Row = dict[str, Any]

@@ -8,14 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdlms.dynamic.document_draws import (
-    UNKNOWN,
-    DocumentDraws,
-    Draws,
-    Estimate,
-    cells,
-    with_interval,
-)
+from sdlms.dynamic.document_draws import DocumentDraws, Draws, cells, with_interval
+from sdlms.numerics.document_bootstrap import UNKNOWN, Estimate
 from sdlms.runs.parts import Part
 
 Row = dict[str, Any]

@@ -1,6 +1,6 @@
 """How far specialization would move with other documents: resamples within tasks."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,17 @@ from sdlms.numerics.specialization import index_of_counts_
 
 # Numbers of a block of resampled counts, 8 bytes each.
 BLOCK_NUMBERS = 2**21
+
+
+class Estimate(NamedTuple):
+    """A number and its 95 % interval; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 def drawn_documents(

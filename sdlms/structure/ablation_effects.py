@@ -6,21 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sdlms.numerics.document_bootstrap import UNKNOWN, Estimate
+
 N_RESAMPLES = 1000
 LEVEL = 0.95
 
 Draws = NDArray[np.float64]
-
-
-class Estimate(NamedTuple):
-    """A number and its 95 % interval; NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
-
-
-UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 class Sums(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.structure.ablation_effects import UNKNOWN, Draws, Effects, Estimate
+from sdlms.numerics.document_bootstrap import UNKNOWN, Estimate
+from sdlms.structure.ablation_effects import Draws, Effects
 from sdlms.structure.ablation_sets import TaskSets
 from sdlms.structure.tables import with_interval
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sdlms.dynamic.document_draws import DocumentDraws, Estimate, cells, with_interval
+from sdlms.dynamic.document_draws import DocumentDraws, cells, with_interval
+from sdlms.numerics.document_bootstrap import Estimate
 
 TASKS = [0, 0, 0, 1, 1, 1, 1]
 ABOVE = np.array([1.0, 5.0, 2.0, 9.0, 7.0, 8.0, 3.0])

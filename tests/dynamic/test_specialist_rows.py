@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdlms.dynamic.document_draws import UNKNOWN, Estimate
 from sdlms.dynamic.specialist_rows import (
     ALIKE,
     ANY_NEURONS,
@@ -22,6 +21,7 @@ from sdlms.dynamic.specialist_rows import (
     reading_of,
     rows_of,
 )
+from sdlms.numerics.document_bootstrap import UNKNOWN, Estimate
 
 ABOVE, HOLDING, BELOW = Estimate(2, 1, 3), Estimate(0.5, 0, 2), Estimate(-2, -3, -1)
 N_SETS = 5

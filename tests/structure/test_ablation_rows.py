@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdlms.numerics.document_bootstrap import Estimate
 from sdlms.storage.tables import write_table
-from sdlms.structure.ablation_effects import Estimate, Sums, effects_of
+from sdlms.structure.ablation_effects import Sums, effects_of
 from sdlms.structure.ablation_rows import (
     ANY_TASK,
     ANY_UNITS,
