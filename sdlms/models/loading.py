@@ -35,6 +35,8 @@ TOKENIZER_FILES = [
     "merges.txt",
     "*.model",
 ]
+# What only a chat needs; no part of the tokenizer that a run records.
+CHAT_FILES = ["chat_template*", "generation_config.json"]
 HUB_ID = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"  # the oldest models have no owner: gpt2
 
 
@@ -88,7 +90,7 @@ def find_hub_model(name: str, revision: str | None) -> ModelSource:
     Raises:
         UserError: the hub does not know it, or cannot be reached and has not cached it.
     """
-    snapshot = fetch(name, revision, [CONFIG_FILE, *TOKENIZER_FILES])
+    snapshot = fetch(name, revision, [CONFIG_FILE, *TOKENIZER_FILES, *CHAT_FILES])
     return ModelSource(name, snapshot, revision, commit=snapshot.name)
 
 
