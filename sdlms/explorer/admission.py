@@ -1,0 +1,92 @@
+"""What a chat may ask, checked before anything is changed."""
+
+import secrets
+
+from sdlms.explorer.questions import LONGEST_SEED, ROLES, ChatRequest, SamplingRequest
+from sdlms.explorer.refusals import BadRequest, OutOfRange, TooLarge, one_line
+from sdlms.explorer.settings import ExplorerSettings
+from sdlms.models.sampling import Sampling
+
+LONGEST_TITLE = 60
+HOTTEST = 100
+
+
+def check_request(request: ChatRequest, settings: ExplorerSettings) -> None:
+    """Refuse a chat that cannot be.
+
+    Raises:
+        Refusal: it is empty, too long, of an unknown role, or a number is out of range.
+    """
+    check_sampling(request.sampling, settings)
+    if len(request.messages) > settings.max_messages:
+        raise TooLarge(f"messages has more than {settings.max_messages} entries")
+    for message in request.messages:
+        if message.role not in ROLES:
+            raise BadRequest(f"role {one_line(message.role)} is none of {', '.join(ROLES)}")
+        check_text("a message", message.content, settings)
+    check_text("text", request.text, settings)
+
+
+def check_text(name: str, text: str, settings: ExplorerSettings) -> None:
+    """Refuse a message that says nothing, or that is no text.
+
+    Raises:
+        Refusal: it is blank, or as `check_characters`.
+    """
+    if not text.strip():
+        raise BadRequest(f"{name} is empty")
+    check_characters(name, text, settings)
+
+
+def check_characters(name: str, text: str, settings: ExplorerSettings) -> None:
+    """Refuse what a tokenizer cannot read.
+
+    Raises:
+        BadRequest: it is empty, or holds half of a character (a lone surrogate).
+        TooLarge: it is too long.
+    """
+    most = settings.max_text_chars
+    if not text:
+        raise BadRequest(f"{name} is empty")
+    if len(text) > most:
+        raise TooLarge(f"{name} has {len(text)} characters, at most {most} are taken")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadRequest(f"{name} holds half of a character, a surrogate without its other half")
+
+
+def check_sampling(request: SamplingRequest, settings: ExplorerSettings) -> None:
+    """Refuse what cannot be drawn.
+
+    Raises:
+        OutOfRange: a number is outside its range.
+    """
+    n_new, most = request.max_new_tokens, settings.max_new_tokens
+    if not 1 <= n_new <= most:
+        raise OutOfRange(f"max_new_tokens must be 1 to {most}, got {n_new}")
+    if not 0 <= request.temperature <= HOTTEST:  # NaN fails too
+        raise OutOfRange(f"temperature must be 0 to {HOTTEST}, got {request.temperature}")
+    if not 0 < request.top_p <= 1:
+        raise OutOfRange(f"top_p must be above 0 and at most 1, got {request.top_p}")
+    if not 0 <= request.seed <= LONGEST_SEED:
+        raise OutOfRange(f"seed must be 0 to {LONGEST_SEED}, got {request.seed}")
+
+
+def sampling_of(request: SamplingRequest) -> Sampling:
+    """How the model draws."""
+    return Sampling(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        max_new_tokens=request.max_new_tokens,
+    )
+
+
+def title_of(text: str) -> str:
+    """What a conversation is called that begins with this text."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1] + "…"
+
+
+def new_id() -> str:
+    """Of a conversation; nobody can guess it."""
+    return secrets.token_hex(8)

@@ -1,0 +1,196 @@
+"""The background worker: measures lens rows when nobody waits for the model."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from threading import Condition, Thread
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdlms.explorer.computing import Urgency
+from sdlms.explorer.core import HIDDEN, ROW_NAMES, Core
+from sdlms.explorer.refusals import Closed
+from sdlms.explorer.shelf import Opened
+from sdlms.explorer.spans import spans_of
+from sdlms.progress import LOGGER
+
+MOST_TOKENS = 32
+MOST_CONVERSATIONS = 1_000
+
+
+class Batch(NamedTuple):
+    """Rows to be measured: positions that follow one another, of one lens."""
+
+    opened: Opened
+    lens: str
+    first: int
+    end: int
+
+
+class Filler:
+    """Knows which rows are missing and fills them, the last conversation first.
+
+    The row of a conversation's last token stays open: what follows it is not known yet.
+    """
+
+    def __init__(self, core: Core) -> None:
+        """Start the thread; there is nothing to do yet."""
+        self._core = core
+        self._most = max(1, min(MOST_TOKENS, core.settings.fill_rows // core.n_states))
+        self._todo: OrderedDict[str, tuple[Opened, dict[str, set[int]]]] = OrderedDict()
+        self._changed = Condition()
+        self._closed = False
+        self._thread = Thread(target=self._work, name="explorer-fill", daemon=True)
+        self._thread.start()
+
+    def add(self, opened: Opened, positions: Iterable[int]) -> None:
+        """These positions were read; their rows are wanted."""
+        if opened.deleted:
+            return
+        wanted = set(positions)
+        with self._changed:
+            todo = self._todo.setdefault(
+                opened.id, (opened, {lens: set() for lens in self._core.lenses})
+            )[1]
+            for missing in todo.values():
+                missing |= wanted
+            self._todo.move_to_end(opened.id)
+            if len(self._todo) > MOST_CONVERSATIONS:
+                self._todo.popitem(last=False)
+            self._changed.notify_all()
+
+    def add_missing(self, opened: Opened) -> None:
+        """A conversation was opened again: the rows that it lacks and whose states are stored."""
+        n_tokens = opened.conversation.n_tokens
+        stored = self._core.cache.present(opened.id, HIDDEN, n_tokens)
+        missing = {
+            lens: set(_places(stored & ~self._core.cache.present(opened.id, lens, n_tokens)))
+            for lens in self._core.lenses
+        }
+        with self._changed:
+            self._todo[opened.id] = (opened, missing)
+            self._todo.move_to_end(opened.id, last=False)
+            self._changed.notify_all()
+
+    def done(self, opened: Opened, lens: str, positions: Iterable[int]) -> None:
+        """These rows are stored, or cannot be."""
+        finished = set(positions)
+        with self._changed:
+            if opened.id not in self._todo:
+                return
+            todo = self._todo[opened.id][1]
+            todo[lens] -= finished
+            idle = finished.difference(*todo.values())
+        self._core.waiting.drop(opened.id, idle)
+
+    def forget(self, conversation_id: str) -> None:
+        """The conversation is gone."""
+        with self._changed:
+            self._todo.pop(conversation_id, None)
+        self._core.waiting.forget(conversation_id)
+
+    @property
+    def n_unfilled(self) -> int:
+        """Tokens that lack a row of some lens and will get it."""
+        with self._changed:
+            return sum(
+                sum(p < opened.conversation.n_tokens - 1 for p in set().union(*todo.values()))
+                for opened, todo in self._todo.values()
+            )
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until everything that can be filled is filled; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._next() is None, seconds)
+
+    def stop(self) -> None:
+        """Begin no other batch."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Return when the batch at hand has ended."""
+        self.stop()
+        self._thread.join()
+
+    def _next(self) -> Batch | None:
+        """What is to be filled next: the first lens first, the last conversation first."""
+        for lens in self._core.lenses:
+            for opened, todo in reversed(self._todo.values()):
+                n_known = opened.conversation.n_tokens - 1
+                if (batch := self._run_of(opened, lens, todo[lens], n_known)) is not None:
+                    return batch
+        return None
+
+    def _run_of(self, opened: Opened, lens: str, missing: set[int], n_known: int) -> Batch | None:
+        """The first missing positions whose next token is known."""
+        first = min(missing, default=n_known)
+        if first >= n_known:
+            return None
+        end = first + 1
+        while end < min(first + self._most, n_known) and end in missing:
+            end += 1
+        return Batch(opened, lens, first, end)
+
+    def _work(self) -> None:
+        """Fill batch after batch; sleep where there is none."""
+        while self._fill_next():
+            pass
+
+    def _fill_next(self) -> bool:
+        """Fill one batch once there is one; whether to go on. Nothing of it is held afterwards."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._next() is not None)
+            batch = None if self._closed else self._next()
+        if batch is None:
+            return False
+        try:
+            fill(self._core, batch)
+        except Closed:
+            return False
+        except RuntimeError as error:  # torch: out of memory, most likely
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            LOGGER.warning(f"lens rows {batch.first} to {batch.end - 1} not filled: {reason}")
+        finally:
+            self.done(batch.opened, batch.lens, range(batch.first, batch.end))
+            with self._changed:
+                self._changed.notify_all()
+        return True
+
+
+def _places(marked: NDArray[np.bool_]) -> list[int]:
+    """Where an array is true."""
+    return [int(place) for place in np.flatnonzero(marked)]
+
+
+def fill(core: Core, batch: Batch) -> None:
+    """Measure and store the rows whose states are there; a click computes the others.
+
+    Raises:
+        Closed: the explorer is being shut down.
+    """
+    opened, positions = batch.opened, range(batch.first, batch.end)
+    held = [core.waiting.get(opened.id, position) for position in positions]
+    absent = [p for p, states in zip(positions, held, strict=True) if states is None]
+    if absent:
+        stored = core.cache.get(opened.id, HIDDEN, absent)
+        for place in np.flatnonzero(stored.present):
+            held[absent[place] - batch.first] = stored.arrays["hidden"][place].astype(np.float32)
+    there = {p: states for p, states in zip(positions, held, strict=True) if states is not None}
+    for span in spans_of(list(there)):
+        hidden = np.stack([there[position] for position in range(span.first, span.end)])
+        measure_and_store(core, opened, batch.lens, span.first, hidden)
+
+
+def measure_and_store(
+    core: Core, opened: Opened, lens: str, first: int, hidden: NDArray[np.float32]
+) -> None:
+    """Rows of the positions from `first` on, whose next tokens are all known."""
+    tokens = opened.conversation.tokens
+    next_ids = [tokens[position + 1].id for position in range(first, first + len(hidden))]
+    rows = core.computer.run(Urgency.FILLING, lambda: core.measure(lens, hidden, next_ids))
+    core.store(opened, lens, first, {name: getattr(rows, name) for name in ROW_NAMES})

@@ -1,0 +1,116 @@
+"""Hidden states of positions: those that wait, those that are stored, or computed once more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdlms.explorer.computing import Urgency
+from sdlms.explorer.core import HIDDEN, Core
+from sdlms.explorer.shelf import Opened
+from sdlms.explorer.spans import spans_of
+from sdlms.models.generating import Decoder, Step
+
+PIECE = 512
+
+
+class Hidden(NamedTuple):
+    """Hidden states of some positions.
+
+    Attributes:
+        states: `[position, state, d_model]` float32.
+        again: whether something that should have been stored was damaged or gone.
+    """
+
+    states: NDArray[np.float32]
+    again: bool
+
+
+def states_of_step(step: Step) -> NDArray[np.float32]:
+    """`[token, state, d_model]` of what was just read, away from the device."""
+    states: NDArray[np.float32] = step.states.float().cpu().numpy()
+    return states
+
+
+def hidden_of(
+    core: Core, opened: Opened, positions: Sequence[int], states: Sequence[int] | None = None
+) -> Hidden:
+    """The states of some positions, wherever they come from.
+
+    Args:
+        core: model and cache.
+        opened: the conversation.
+        positions: ascending.
+        states: which of the states; None for all.
+    """
+    chosen = list(range(core.n_states)) if states is None else list(states)
+    found: dict[int, NDArray[np.float32]] = {}
+    for position in positions:
+        if (row := core.waiting.get(opened.id, position)) is not None:
+            found[position] = row[chosen]
+    flaw = _read_stored(core, opened, [p for p in positions if p not in found], chosen, found)
+    missing = [position for position in positions if position not in found]
+    for position, row in _computed(core, opened, missing).items():
+        found[position] = row[chosen]
+    again = flaw or any(opened.was_recorded(position) for position in missing)
+    return Hidden(np.stack([found[position] for position in positions]), again)
+
+
+def _read_stored(
+    core: Core,
+    opened: Opened,
+    positions: list[int],
+    states: list[int],
+    found: dict[int, NDArray[np.float32]],
+) -> bool:
+    """Add what the cache has; whether something of it was damaged."""
+    if not positions:
+        return False
+    stored = core.cache.get(opened.id, HIDDEN, positions, states)
+    for place in np.flatnonzero(stored.present):
+        found[positions[place]] = stored.arrays["hidden"][place].astype(np.float32)
+    return bool(stored.flaw)
+
+
+def _computed(core: Core, opened: Opened, missing: list[int]) -> dict[int, NDArray[np.float32]]:
+    """Read again what the model read when it met the last missing token first, then the rest."""
+    found: dict[int, NDArray[np.float32]] = {}
+    while missing:
+        found |= _read_again(core, opened, missing)
+        missing = [position for position in missing if position not in found]
+    return found
+
+
+def _read_again(core: Core, opened: Opened, missing: list[int]) -> dict[int, NDArray[np.float32]]:
+    """One prompt up to the last missing position; what it gives of all that were first read in it.
+
+    Everything else that it gives is stored too: the next click is likely to be nearby.
+    """
+    conversation = opened.conversation
+    seen = conversation.seen(missing[-1])
+    own = conversation.same_prompt(missing[-1])
+    wanted = set(missing)
+    found: dict[int, NDArray[np.float32]] = {}
+    ids = [conversation.tokens[position].id for position in seen]
+    decoder = Decoder(core.loaded.model)
+    for start in range(0, len(seen), PIECE):
+        piece = seen[start : start + PIECE]
+        read = core.computer.run(
+            Urgency.CLICK, partial(_extend, decoder, ids[start : start + PIECE])
+        )
+        kept = [place for place, position in enumerate(piece) if position in own]
+        found |= {piece[place]: read[place] for place in kept if piece[place] in wanted}
+        for span in spans_of([piece[place] for place in kept]):
+            place = piece.index(span.first)
+            states = read[place : place + span.end - span.first]
+            core.store(opened, HIDDEN, span.first, {"hidden": states})
+    return found
+
+
+def _extend(decoder: Decoder, ids: list[int]) -> NDArray[np.float32]:
+    """In the thread that computes: the states of some more tokens."""
+    return states_of_step(decoder.extend(ids))

@@ -1,0 +1,151 @@
+/** Where the clicked token looks: a row per layer (the mean of its heads), and one per head. */
+
+import { STEPS, colourClass } from "./colours.js";
+import { el, shownText } from "./dom.js";
+import { isOpen, onOpen } from "./readings.js";
+
+const MOST_NUMBERS = 400_000; // weights of one answer; of more, only the last layers are asked for
+const COLUMNS = 16;
+
+export function mount(container, store, api) {
+  let shown = null; // {key, first, answer}
+  let running = null;
+  let columns = "near";
+  const opened = new Set();
+  const choose = el(
+    "select",
+    { id: "attention-columns", dataset: { testid: "attention-columns" }, onchange: () => redraw(choose.value) },
+    el("option", { value: "near" }, `the last ${COLUMNS} tokens`),
+    el("option", { value: "strong" }, `the ${COLUMNS} it looks at most`),
+  );
+  const controls = el("div", { class: "row" }, el("label", { for: "attention-columns" }, "Columns"), choose);
+  const said = el("p", { class: "note", role: "status" });
+  const body = el("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Attention weights" });
+  container.append(controls, said, body);
+
+  function redraw(chosen) {
+    columns = chosen;
+    draw();
+  }
+
+  async function load() {
+    const { selected, info } = store.get();
+    const key = selected && `${selected.conversation}/${selected.position}`;
+    if (!key || !isOpen(container) || shown?.key === key) return;
+    running?.abort();
+    running = new AbortController();
+    shown = { key, answer: null };
+    body.replaceChildren();
+    said.textContent = "computing…";
+    const layers = layersWithin(info, selected.position);
+    try {
+      const answer = await api.attention(selected.conversation, selected.position, layers, running.signal);
+      if (shown.key !== key) return;
+      shown.answer = answer;
+      said.textContent = remark(answer, layers, info);
+      draw();
+    } catch (error) {
+      if (shown.key !== key) return;
+      shown = null;
+      if (error.name !== "AbortError") said.textContent = error.message;
+    }
+  }
+
+  function draw() {
+    if (!shown?.answer) return;
+    const { tokens } = store.get();
+    body.replaceChildren(table(shown.answer, tokens, columns, opened));
+  }
+
+  store.on("selected", load);
+  onOpen(container, load);
+  load();
+}
+
+/** null for all layers, or the last ones of which the weights are not too many to send. */
+function layersWithin(info, position) {
+  if (!info) return null;
+  const each = info.n_heads * (position + 1);
+  const count = Math.max(1, Math.floor(MOST_NUMBERS / each));
+  if (count >= info.num_layers) return null;
+  return Array.from({ length: count }, (_, n) => info.num_layers - count + n);
+}
+
+function remark(answer, layers, info) {
+  const first = "Share of the attention of the clicked token, in per cent; a row of a layer is the mean of its heads.";
+  if (layers === null) return first;
+  return `${first} Of ${info.num_layers} layers only the last ${layers.length} are shown: the text is long.`;
+}
+
+const mean = (heads) => heads[0].map((_, n) => heads.reduce((sum, head) => sum + head[n], 0) / heads.length);
+
+/** Which keys are columns, in the order of the text. */
+function chosenKeys(answer, means, columns) {
+  const keys = answer.positions.map((_, n) => n);
+  if (columns === "near") return keys.slice(-COLUMNS);
+  const total = keys.map((n) => means.reduce((sum, row) => sum + row[n], 0));
+  const strongest = [...keys].sort((a, b) => total[b] - total[a] || a - b).slice(0, COLUMNS);
+  return strongest.sort((a, b) => a - b);
+}
+
+function table(answer, tokens, columns, opened) {
+  const means = answer.layers.map(({ heads }) => mean(heads));
+  const keys = chosenKeys(answer, means, columns);
+  const head = el(
+    "tr",
+    {},
+    el("th", { scope: "col" }, "layer"),
+    ...keys.map((n) => column(tokens[answer.positions[n]], answer.positions[n])),
+    keys.length < answer.positions.length ? el("th", { scope: "col" }, "others") : null,
+  );
+  const bodies = answer.layers.map((layer, n) => layerRows(layer, means[n], keys, opened)).reverse();
+  return el("table", { class: "attention" }, el("thead", {}, head), ...bodies);
+}
+
+function column(token, position) {
+  const text = token ? shownText(token) : "?";
+  return el(
+    "th",
+    { scope: "col", class: "key", title: `position ${position}: ${text}` },
+    el("span", { class: "number" }, String(position)),
+    el("span", { class: "key-text" }, text),
+  );
+}
+
+/** The mean's row, and those of the heads, which its button shows. */
+function layerRows({ layer, heads }, average, keys, opened) {
+  const rows = heads.map((weights, head) => weightRow(`head ${head}`, weights, keys, { class: "head-row" }));
+  const button = el("button", {
+    type: "button",
+    class: "quiet",
+    "aria-expanded": opened.has(layer),
+    "aria-label": `Heads of layer ${layer}`,
+    dataset: { testid: `attention-layer-${layer}` },
+    onclick: () => set(!opened.has(layer)),
+  });
+  function set(isOpened) {
+    if (isOpened) opened.add(layer);
+    else opened.delete(layer);
+    button.textContent = isOpened ? "▾" : "▸";
+    button.setAttribute("aria-expanded", isOpened);
+    for (const row of rows) row.hidden = !isOpened;
+  }
+  set(opened.has(layer));
+  const name = document.createDocumentFragment();
+  name.append(button, ` ${layer}`);
+  return el("tbody", {}, weightRow(name, average, keys, { class: "mean-row" }), ...rows);
+}
+
+function weightRow(name, weights, keys, attributes) {
+  const cells = keys.map((n) => weightCell(weights[n]));
+  const rest = weights.reduce((sum, weight) => sum + weight, 0) - keys.reduce((sum, n) => sum + weights[n], 0);
+  const others = keys.length < weights.length ? weightCell(Math.max(0, rest)) : null;
+  return el("tr", attributes, el("th", { scope: "row" }, name), ...cells, others);
+}
+
+/** The number says the weight; the colour follows its square root, or most cells would look empty. */
+function weightCell(weight) {
+  const step = Math.min(STEPS - 1, Math.floor(STEPS * Math.sqrt(weight)));
+  const title = `${(100 * weight).toFixed(2)} %`;
+  return el("td", { class: `weight ${colourClass(step)}`, title }, (100 * weight).toFixed(0));
+}

@@ -1,0 +1,41 @@
+/** What a panel says about the token that was clicked: the last of each state's cells. */
+
+/** The states that have come, in the order of the forward pass (the final one last). */
+export function statesOf(panel) {
+  if (!panel?.states) return [];
+  return [...panel.states.values()].sort((first, second) => first.index - second.index);
+}
+
+/** The clicked token's cell of a state. */
+export const cellOf = (state) => state.cells.at(-1);
+
+/** Where a pinned token stands in a cell: `{probability, rank}`, or null while it is not known. */
+export function pinIn(cell, tokenId) {
+  return cell.pins?.find((pin) => pin.token_id === tokenId) ?? null;
+}
+
+/** "block 3", "the embedding": a layer number of `decided_at`. */
+export function decidedName(layer) {
+  if (layer === null || layer === undefined) return "not known";
+  return layer < 0 ? "the embedding" : `block ${layer}`;
+}
+
+/** A state's short name for an axis: "emb", "3", "3a" (after the attention of block 3). */
+export function tickName(state) {
+  if (state.site === "resid_pre") return "emb";
+  return state.site === "resid_mid" ? `${state.layer}a` : String(state.layer);
+}
+
+/** What the API calls a state's layer: -1 is the embedding. */
+export const layerOf = (state) => (state.site === "resid_pre" ? -1 : state.layer);
+
+/** Whether the tool that holds `container` is open; what is not open fetches nothing. */
+export function isOpen(container) {
+  return container.closest("details")?.open ?? true;
+}
+
+/** Call `callback` when the tool that holds `container` is opened. */
+export function onOpen(container, callback) {
+  const tool = container.closest("details");
+  tool?.addEventListener("toggle", () => tool.open && callback());
+}

@@ -1,0 +1,205 @@
+"""From the parts of a chat to token ids, each with the part that it belongs to.
+
+Only the template writes control tokens. Where a message spells one, the text is cut inside of it,
+so that the tokenizer reads it as the characters that it is.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from sdlms.errors import UserError
+from sdlms.models.architectures import text_config
+from sdlms.models.chat import ChatTemplate, Part, end_ids
+from sdlms.models.token_texts import vocabulary_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Encoded(NamedTuple):
+    """One token of a prompt.
+
+    Attributes:
+        id: its id.
+        text: the characters that end in it; one after another these are the prompt's text.
+        pieces: its bytes in hex where they are only a part of a character, else "".
+        part: the part that it belongs to; a token that spans template and message is the message's.
+    """
+
+    id: int
+    text: str
+    pieces: str
+    part: Part
+
+
+class Span(NamedTuple):
+    """A token and the characters `[begin, end)` that it stands for."""
+
+    id: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """What a conversation must know of the model.
+
+    Attributes:
+        tokenizer: a fast one.
+        template: of its chats.
+        context: the most tokens that the model reads.
+        end_ids: ids that end a reply.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    template: ChatTemplate
+    context: int
+    end_ids: frozenset[int]
+
+    def encode(self, parts: Sequence[Part], after: int | None = None) -> list[Encoded]:
+        """The tokens of a chat's text, or of what follows a token.
+
+        Args:
+            parts: consecutive parts of the text.
+            after: the id before them; None at the start of the text.
+
+        Raises:
+            UserError: a message spells a control token in a way that cannot be told apart.
+        """
+        text = "".join(part.text for part in parts)
+        ends = list(accumulate(len(part.text) for part in parts))
+        spans = list(self._spans(text, parts, ends, after))
+        owners = [_owner(span, parts, ends) for span in spans]
+        self._check_control(spans, owners)
+        vocabulary = vocabulary_of(self.tokenizer)
+        encoded = []
+        for index, (span, owner) in enumerate(zip(spans, owners, strict=True)):
+            own, whole = _own_text(text, spans, index)
+            held = b"" if whole else vocabulary.bytes_of(span.id) or b""
+            pieces = "" if held == own.encode() else held.hex(" ")
+            encoded.append(Encoded(span.id, own, pieces, owner))
+        return encoded
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether only the template may write this token."""
+        return token_id in self._control_ids
+
+    def control_ids_in(self, text: str) -> frozenset[int]:
+        """Ids of the control tokens that a text of the template spells."""
+        return frozenset(i for i, content in self._control_ids.items() if content in text)
+
+    @cached_property
+    def _control_ids(self) -> dict[int, str]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        known = self.template.control_tokens
+        return {token_id: token.content for token_id, token in added if token.content in known}
+
+    def _spans(
+        self, text: str, parts: Sequence[Part], ends: Sequence[int], after: int | None
+    ) -> Iterator[Span]:
+        """The tokens of the text, whose spans leave out no character."""
+        said = [
+            (end - len(part.text), end)
+            for part, end in zip(parts, ends, strict=True)
+            if not part.is_template
+        ]
+        cuts = [0, *self._cuts(text, said), len(text)]
+        before = "" if after is None else self._control_ids.get(after, self._neutral)
+        covered = 0
+        for begin, end in pairwise(cuts):
+            for span in self._tokenized(before, text[begin:end]):
+                yield Span(span.id, min(covered, span.begin + begin), span.end + begin)
+                covered = max(covered, span.end + begin)
+            before = self._neutral
+
+    def _cuts(self, text: str, said: Sequence[tuple[int, int]]) -> Iterator[int]:
+        """Where the text is cut so that no message holds a whole control token."""
+        longest_first = sorted(self.template.control_tokens, key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # never matches
+        found = pattern.search(text)
+        while found:
+            begin, end = found.span()
+            if any(begin < last and first < end for first, last in said):
+                end = begin + 1
+                yield end
+            found = pattern.search(text, end)
+
+    @cached_property
+    def _neutral(self) -> str:
+        """What a text is put behind so that the tokenizer does not take it for a beginning.
+
+        SentencePiece puts a space before the first word of a text; other tokenizers need nothing.
+        """
+        alone, behind = (
+            self.tokenizer(t, add_special_tokens=False).input_ids for t in ("a", "\na")
+        )
+        return "" if behind[-len(alone) :] == alone else "\n"
+
+    def _tokenized(self, before: str, text: str) -> list[Span]:
+        """The tokens of a text that stands behind `before`."""
+        n_before = len(before)
+        spans = self._offsets(before + text)
+        ahead = [span.id for span in self._offsets(before)] if before else []
+        rest = spans[len(ahead) :]
+        apart = [span.id for span in spans[: len(ahead)]] == ahead
+        if not apart or any(span.begin < n_before for span in rest):
+            return self._offsets(text)
+        return [Span(span.id, span.begin - n_before, span.end - n_before) for span in rest]
+
+    def _offsets(self, text: str) -> list[Span]:
+        """The tokens of a text and where they stand in it."""
+        found = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        offsets = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return [Span(token_id, begin, end) for token_id, (begin, end) in offsets]
+
+    def _check_control(self, spans: Sequence[Span], owners: Sequence[Part]) -> None:
+        """Make sure that no message has become a control token."""
+        for span, owner in zip(spans, owners, strict=True):
+            if not owner.is_template and self.is_control(span.id):
+                raise UserError(
+                    f"message {owner.message_index} spells '{self._control_ids[span.id]}', which "
+                    "the tokenizer reads as a control token. Leave it out."
+                )
+
+
+def prompting_of(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Prompting:
+    """How chats with this model are written.
+
+    Raises:
+        UserError: the tokenizer cannot say which characters a token stands for.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer is a {type(tokenizer).__name__}, which cannot say which characters a "
+            "token stands for. Use a model with a tokenizer.json."
+        )
+    context = int(text_config(model.config).max_position_embeddings)
+    return Prompting(tokenizer, ChatTemplate(tokenizer), context, end_ids(model, tokenizer))
+
+
+def _owner(span: Span, parts: Sequence[Part], ends: Sequence[int]) -> Part:
+    """The first message that the token touches, or else the template's text where it begins."""
+    first = min(bisect_right(ends, span.begin), len(parts) - 1)
+    last = min(bisect_left(ends, span.end), len(parts) - 1)
+    for part in parts[first : last + 1]:
+        if not part.is_template and part.text:
+            return part
+    return parts[first]
+
+
+def _own_text(text: str, spans: Sequence[Span], index: int) -> tuple[str, bool]:
+    """The characters that end in a token, and whether they are all that it stands for."""
+    span = spans[index]
+    is_last = index + 1 == len(spans)
+    following = len(text) if is_last else spans[index + 1].begin
+    end = len(text) if is_last else min(span.end, following)
+    own = text[span.begin : end]
+    shares = (index > 0 and spans[index - 1].end > span.begin) or span.end > following
+    return own, bool(own) and not shares

@@ -1,0 +1,208 @@
+"""The conversations that somebody talks in or looks at; the others lie in the cache."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from threading import Lock, RLock
+from typing import Any
+from weakref import WeakValueDictionary
+
+from sdlms.explorer.cache import Cache
+from sdlms.explorer.conversation import Conversation
+from sdlms.explorer.loaded import LoadedModel
+from sdlms.explorer.records import VERSION
+from sdlms.explorer.refusals import NotFound, one_line
+from sdlms.explorer.shapes import Json
+from sdlms.explorer.spans import Span
+from sdlms.storage.conversations import ID
+
+N_KEPT = 64
+Record = dict[str, Any]
+
+
+def now() -> str:
+    """The time in UTC."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(eq=False)
+class Opened:
+    """A conversation in memory.
+
+    Attributes:
+        conversation: itself; a turn alone changes it.
+        created: when.
+        busy: held by the turn that goes on; another one is refused.
+        guard: held for the moment in which something is stored, or the conversation is deleted.
+        deleted: nothing is stored of it any more, and a turn ends.
+        n_recorded: positions whose states were recorded when the model read them, `uncached` aside.
+        uncached: positions whose states nobody wanted to keep.
+    """
+
+    conversation: Conversation
+    created: str = field(default_factory=now)
+    busy: Lock = field(default_factory=Lock)
+    guard: RLock = field(default_factory=RLock)
+    deleted: bool = False
+    n_recorded: int = 0
+    uncached: list[Span] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """The conversation's."""
+        return self.conversation.conversation_id
+
+    def was_recorded(self, position: int) -> bool:
+        """Whether the position's states ought to be stored."""
+        unwanted = any(span.first <= position < span.end for span in self.uncached)
+        return position < self.n_recorded and not unwanted
+
+
+class Shelf:
+    """Conversations by id: each is in memory once, however many look at it."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        cache: Cache,
+        tuned: str | None,
+        on_read: Callable[[Opened], None],
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            loaded: the model.
+            cache: where conversations lie.
+            tuned: what tells the tuned lens from others; None where none is loaded.
+            on_read: called with a conversation that was read from the cache.
+        """
+        self._loaded, self._cache = loaded, cache
+        self._tuned, self._on_read = tuned, on_read
+        self._opened: WeakValueDictionary[str, Opened] = WeakValueDictionary()
+        self._kept: OrderedDict[str, Opened] = OrderedDict()
+        self._summaries: dict[str, Json] = {}
+        self._lock = RLock()
+
+    def get(self, conversation_id: str) -> Opened:
+        """The conversation, read from the cache where it is not in memory.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        if not ID.fullmatch(conversation_id):
+            raise NotFound(f"no conversation {one_line(conversation_id)}")
+        with self._lock:
+            opened = self._opened.get(conversation_id) or self._read(conversation_id)
+            self._keep(opened)
+            return opened
+
+    def add(self, opened: Opened, record: Record | None = None) -> None:
+        """Take a new conversation in; its record makes the cache know it.
+
+        Args:
+            opened: the conversation.
+            record: of the conversation, stored until its first turn has ended; None stores it as
+                it is.
+        """
+        with self._lock:
+            self._opened[opened.id] = opened
+            self._keep(opened)
+        self._save(opened, opened.conversation.to_record() if record is None else record)
+
+    def save(self, opened: Opened) -> None:
+        """Store the conversation as it is now, unless it was deleted."""
+        self._save(opened, opened.conversation.to_record())
+
+    def remove(self, conversation_id: str) -> None:
+        """Forget a conversation and all that is stored of it.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        with self._lock:
+            opened = self.get(conversation_id)
+            self._kept.pop(conversation_id, None)
+            self._opened.pop(conversation_id, None)
+        with opened.guard:
+            opened.deleted = True
+            self._cache.delete(conversation_id)
+            self._summaries.pop(conversation_id, None)
+
+    def summaries(self) -> list[Json]:
+        """What a list shows of the stored conversations, the one changed last first."""
+        ids, sizes = self._cache.ids(), self._cache.sizes()
+        for conversation_id in ids:
+            if conversation_id not in self._summaries:  # once: a long record takes a while
+                record = self._cache.record(conversation_id)
+                if record is not None and record.get("version") == VERSION:
+                    self._summaries[conversation_id] = summary_of(conversation_id, record)
+        found = [
+            self._summaries[conversation_id]
+            | {
+                "persisted": self._cache.persisted(conversation_id),
+                "size_bytes": sizes.get(conversation_id, 0),
+            }
+            for conversation_id in ids
+            if conversation_id in self._summaries
+        ]
+        return sorted(found, key=lambda each: each["updated"], reverse=True)
+
+    def _save(self, opened: Opened, record: Record) -> None:
+        """Store a record, with what is ours beside the conversation's own."""
+        record |= {
+            "created": opened.created,
+            "updated": now(),
+            "uncached": [[span.first, span.end] for span in opened.uncached],
+            "tuned_lens": self._tuned,
+        }
+        with opened.guard:
+            if not opened.deleted:
+                self._cache.save_record(opened.id, record)
+                self._summaries[opened.id] = summary_of(opened.id, record)
+
+    def _read(self, conversation_id: str) -> Opened:
+        """From its record. Rows of tokens that the record lacks were written by a turn that died.
+
+        The row of the record's last token is dropped too: what followed it then is gone.
+        """
+        record = self._cache.record(conversation_id)
+        if record is None:
+            raise NotFound(f"no conversation {one_line(conversation_id)}")
+        try:
+            conversation = Conversation.from_record(record, self._loaded.prompting)
+        except ValueError as error:
+            raise NotFound(f"conversation {conversation_id} cannot be read: {error}") from None
+        opened = Opened(conversation, record.get("created", ""))
+        opened.uncached = [Span(first, end) for first, end in record.get("uncached", [])]
+        opened.n_recorded = n_tokens = conversation.n_tokens
+        self._cache.truncate(conversation_id, n_tokens)
+        for lens in ("logit", "tuned"):
+            self._cache.truncate(conversation_id, max(0, n_tokens - 1), lens)
+        if self._tuned is not None and record.get("tuned_lens") != self._tuned:
+            self._cache.truncate(conversation_id, 0, "tuned")
+            self.save(opened)
+        self._opened[conversation_id] = opened
+        self._on_read(opened)
+        return opened
+
+    def _keep(self, opened: Opened) -> None:
+        """As the one looked at last; the one looked at longest ago may go."""
+        self._kept[opened.id] = opened
+        self._kept.move_to_end(opened.id)
+        if len(self._kept) > N_KEPT:
+            self._kept.popitem(last=False)
+
+
+def summary_of(conversation_id: str, record: Record) -> Json:
+    """What a list shows of a conversation, without what the cache knows."""
+    return {
+        "conversation_id": conversation_id,
+        "title": record["title"],
+        "created": record.get("created", ""),
+        "updated": record.get("updated", ""),
+        "n_tokens": len(record["token_ids"]),
+        "n_messages": len(record["messages"]),
+    }

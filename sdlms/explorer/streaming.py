@@ -1,0 +1,132 @@
+"""Answers that are made while they are sent: one JSON object a line, or the pieces of a file.
+
+The items are made in a thread of the pool, one after another. When the client goes away, or the
+server stops, their iterator is closed: that ends a generation.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Protocol
+
+import anyio
+from fastapi import HTTPException, Request
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from sdlms.explorer.refusals import Refusal
+
+LINES = "application/x-ndjson"
+FAILED = "the server failed at this; its log says where"
+
+
+class Items(Protocol):
+    """An iterator that can be closed before its end, also while another thread makes an item."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Itself."""
+
+    def __next__(self) -> Any:
+        """Make one more item."""
+
+    def close(self) -> None:
+        """Make no more; what was begun is given up."""
+
+
+class ItemStream(StreamingResponse):
+    """A response that closes its items however it ends.
+
+    Args:
+        items: what is sent.
+        chunks: the same as they are sent.
+        media_type: of the response.
+        headers: of the response.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        chunks: AsyncIterator[str | bytes],
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(chunks, headers=headers, media_type=media_type)
+        self._items = items
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything, or what the client stays for."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await _close(self._items)
+
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        """Close the items as soon as the client has gone: what is being made may take long."""
+        await super().listen_for_disconnect(receive)
+        await _close(self._items)
+
+
+def line_stream(items: Items) -> ItemStream:
+    """JSON objects as they are made, one a line; what goes wrong on the way is the last of them."""
+    return ItemStream(items, _lines(items), LINES)
+
+
+def file_stream(items: Items, media_type: str, name: str) -> ItemStream:
+    """A file that the browser saves under `name`, made while it is sent."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return ItemStream(items, iterate_in_threadpool(items), media_type, headers)
+
+
+async def last_event(items: Items, request: Request) -> dict[str, Any]:
+    """What a stream of events ends with, without its `event`; its items are closed.
+
+    Args:
+        items: events of a generation.
+        request: whose client may go away meanwhile, which gives the generation up.
+
+    Raises:
+        HTTPException: the stream ended with an error.
+    """
+    last: dict[str, Any] = {}
+    watcher = asyncio.create_task(_close_when_gone(items, request))
+    try:
+        async for event in iterate_in_threadpool(items):
+            last = event
+    finally:
+        watcher.cancel()
+        await _close(items)
+    if last.get("event") == "error":
+        raise HTTPException(last["status"], last["detail"])
+    return {name: value for name, value in last.items() if name != "event"}
+
+
+async def _close_when_gone(items: Items, request: Request) -> None:
+    """Close the items when the client goes away; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    await _close(items)
+
+
+async def _lines(items: Items) -> AsyncIterator[bytes]:
+    """The items as lines."""
+    try:
+        async for item in iterate_in_threadpool(items):
+            yield _line(item)
+    except Refusal as refusal:
+        yield _line({"event": "error", "status": refusal.status, "detail": str(refusal)})
+    except Exception:  # the status was sent long ago; what is logged is up to the server
+        yield _line({"event": "error", "status": 500, "detail": FAILED})
+        raise
+
+
+def _line(item: Mapping[str, Any]) -> bytes:
+    """One object."""
+    text = json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"{text}\n".encode()
+
+
+async def _close(items: Items) -> None:
+    """Close the items, also where this task was cancelled."""
+    with anyio.CancelScope(shield=True):
+        await run_in_threadpool(items.close)

@@ -1,0 +1,32 @@
+"""A real HTTP server in a thread."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.types import ASGIApp
+
+from sdlms.explorer.limits import Limits
+from sdlms.explorer.serving import listen, server_of
+
+PATIENCE_SECONDS = 30.0
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
+    """Where `app` answers while the block lasts: host and port."""
+    listener = listen("127.0.0.1", 0)
+    server = server_of(app, Limits(stop_seconds=1))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+
+
+def wait_until(happened: threading.Event) -> None:
+    """Wait for something that another thread does."""
+    assert happened.wait(PATIENCE_SECONDS)

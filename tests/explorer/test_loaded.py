@@ -1,0 +1,21 @@
+import torch
+
+from sdlms.explorer.loaded import load_for_exploring
+from sdlms.models.loading import find_model
+from tests.explorer.explorers import small_model, tiny_model
+
+
+def test_the_key_tells_models_and_dtypes_apart() -> None:
+    source = find_model("sdlms-small", None)
+    other = load_for_exploring(source, torch.bfloat16, torch.device("cpu"))
+    keys = [loaded.cache_key() for loaded in (small_model(), other, tiny_model("gpt2"))]
+    assert keys[0] == small_model().cache_key()
+    assert all(a != b for n, a in enumerate(keys) for b in keys[:n])
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"dtype"}
+    assert keys[0]["weights"]["model.safetensors"]
+
+
+def test_a_loaded_model_is_ready_to_be_asked() -> None:
+    loaded = small_model()
+    assert not loaded.model.training
+    assert (loaded.name, loaded.dtype, loaded.prompting.context) == ("sdlms-small", "float32", 512)

@@ -1,0 +1,303 @@
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sdlms.explorer.questions import ChatRequest, Message, SamplingRequest
+from sdlms.explorer.refusals import BadRequest, Closed, NotFound, OutOfRange, TooLarge, TooMany
+from sdlms.explorer.settings import ExplorerSettings
+from tests.explorer.explorers import (
+    click,
+    counted_forwards,
+    n_tokens_of,
+    opened_of,
+    running,
+    say,
+    small_model,
+    tiny_model,
+    turn,
+    two_turns,
+)
+
+LONG = SamplingRequest(max_new_tokens=60)
+
+
+def test_events_come_in_order_and_the_end_repeats_them() -> None:
+    with running(small_model()) as explorer:
+        events = turn(explorer, "What is two plus two?")
+        kinds = [event["event"] for event in events]
+        assert kinds == ["start", *["token"] * (len(events) - 2), "done"]
+        done, start = events[-1], events[0]
+        assert [event["token"]["id"] for event in events[1:-1]] == [t["id"] for t in done["tokens"]]
+        tokens = explorer.conversation(done["conversation_id"])["tokens"]
+        assert start["userTokens"] + done["tokens"] == tokens
+        assert done["userTokens"] == start["userTokens"]
+        assert (start["left_positions"], done["left"]) == ([], 0)
+        (listed,) = explorer.conversations()
+        assert listed["title"] == "What is two plus two?"
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    with running(small_model()) as explorer:
+        drawn = {
+            seed: [say(explorer, "Go", temperature=2.0, seed=seed)["text"] for _ in range(2)]
+            for seed in range(4)
+        }
+    assert all(first == second for first, second in drawn.values())
+    assert len({first for first, _ in drawn.values()}) > 1
+
+
+def test_a_turn_goes_on_where_the_last_one_ended() -> None:
+    loaded = small_model()
+    with running(loaded) as explorer:
+        first = say(explorer, "What is two plus two?")
+        with counted_forwards(loaded) as read:
+            second = say(explorer, "And three?", first["conversation_id"])
+        # The key-value cache is kept: only what is new is read.
+        assert sum(read) == len(second["userTokens"]) + len(second["tokens"])
+
+
+def test_without_room_for_decoders_all_is_read_again_with_the_same_reply() -> None:
+    loaded = small_model()
+    replies = []
+    for settings in (ExplorerSettings(), ExplorerSettings(decoder_bytes=0)):
+        with running(loaded, settings=settings) as explorer:
+            first = say(explorer, "What is two plus two?")
+            replies.append(say(explorer, "And three?", first["conversation_id"])["text"])
+    assert replies[0] == replies[1]
+
+
+def test_messages_open_a_conversation() -> None:
+    messages = [
+        Message(role="system", content="Be short."),
+        Message(role="user", content="Hello"),
+        Message(role="assistant", content="Hi."),
+    ]
+    with running(tiny_model("gpt2")) as explorer:
+        events = list(explorer.chat(ChatRequest(text="How are you?", messages=messages)))
+        talk = events[0]["conversation_id"]
+        shown = explorer.conversation(talk)
+        assert [m["role"] for m in shown["messages"]] == [
+            *("system", "user", "assistant", "user", "assistant")
+        ]
+        same = [Message(role="user", content="x")] * 5
+        list(explorer.chat(ChatRequest(text="On", messages=same, conversation_id=talk)))
+        with pytest.raises(BadRequest):
+            explorer.chat(ChatRequest(text="On", messages=same, conversation_id=talk))
+
+
+def test_a_client_that_goes_away_ends_the_turn_and_what_was_said_stays(tmp_path: Path) -> None:
+    loaded = tiny_model("llama")
+    with running(loaded, tmp_path) as explorer:
+        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        talk = next(events)["conversation_id"]
+        said = [next(events)["token"]["id"] for _ in range(5)]
+        events.close()
+        assert list(events) == []
+        tokens = explorer.conversation(talk)["tokens"]
+        assert [token["id"] for token in tokens[-5:]] == said
+        assert explorer.wait_until_filled(30)
+        header, _ = click(explorer, talk, len(tokens) - 2)
+        assert (header["source"], header["recomputed"]) == ("memory", False)
+        again = say(explorer, "Go on", talk)
+        assert again["finish"] == "length"
+    with running(loaded, tmp_path) as explorer:
+        assert len(explorer.conversation(talk)["tokens"]) > len(tokens)
+
+
+def test_a_client_that_goes_away_at_once_leaves_a_whole_conversation() -> None:
+    with running(tiny_model("llama")) as explorer:
+        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        events.close()
+        (listed,) = explorer.conversations()
+        talk = listed["conversation_id"]
+        assert say(explorer, "Are you there?", talk)["tokens"]
+        header, _ = click(explorer, talk, 3)
+        assert (header["source"], header["recomputed"]) == ("computed", False)
+
+
+def test_another_turn_in_the_same_conversation_waits_for_its_end() -> None:
+    with running(tiny_model("llama")) as explorer:
+        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        talk = next(events)["conversation_id"]
+        with pytest.raises(TooMany):
+            say(explorer, "Me too", talk)
+        events.close()
+        say(explorer, "Now me", talk)
+
+
+def test_so_many_replies_at_once() -> None:
+    settings = ExplorerSettings(n_generations=2)
+    with running(tiny_model("llama"), settings=settings) as explorer:
+        held = [explorer.chat(ChatRequest(text="Talk", sampling=LONG)) for _ in range(2)]
+        with pytest.raises(TooMany):
+            say(explorer, "Me too")
+        held[0].close()
+        say(explorer, "Now me")
+        # A refused one takes no place.
+        for _ in range(3):
+            with pytest.raises(NotFound):
+                say(explorer, "Who?", "nobody")
+        say(explorer, "Still me")
+        held[1].close()
+
+
+def test_clicks_are_answered_while_a_reply_is_generated() -> None:
+    with running(tiny_model("llama")) as explorer:
+        talk = two_turns(explorer)
+        assert explorer.wait_until_filled(30)
+        events = explorer.chat(ChatRequest(text="More", conversation_id=talk, sampling=LONG))
+        places = []
+        for event in events:
+            if event["event"] == "token":
+                position = event["token"]["position"]
+                places.append(position)
+                header, states = click(explorer, talk, position - 1, context_size=2)
+                assert not header["recomputed"]
+                assert states[-1]["cells"][-1]["next"]["token_id"] == event["token"]["id"]
+        assert len(places) == 60
+
+
+def test_deleting_a_conversation_ends_its_turn_and_leaves_nothing(tmp_path: Path) -> None:
+    with running(tiny_model("llama"), tmp_path) as explorer:
+        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        talk = next(events)["conversation_id"]
+        next(events)
+        explorer.delete(talk)
+        rest = list(events)
+        assert rest[-1]["finish"] == "cancelled"
+        assert len(rest) < 5
+        explorer.close()
+        assert not list(tmp_path.rglob(f"{talk}*"))
+
+
+def test_closing_ends_turns_and_stores_what_was_said(tmp_path: Path) -> None:
+    loaded = tiny_model("llama")
+    with running(loaded, tmp_path) as explorer:
+        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        talk = next(events)["conversation_id"]
+        said = [next(events)["token"]["id"] for _ in range(3)]
+    with running(loaded, tmp_path) as explorer:
+        tokens = explorer.conversation(talk)["tokens"]
+        assert [token["id"] for token in tokens[-3:]] == said
+
+
+def test_closing_while_replies_are_generated_does_not_hang() -> None:
+    with running(tiny_model("llama")) as explorer:
+        streams = [explorer.chat(ChatRequest(text="Talk", sampling=LONG)) for _ in range(3)]
+        readers = [threading.Thread(target=lambda s=s: drained(s)) for s in streams]
+        for reader in readers:
+            reader.start()
+        time.sleep(0.02)
+    for reader in readers:
+        reader.join(10)
+        assert not reader.is_alive()
+
+
+def drained(events: Iterator[object]) -> None:
+    with suppress(Closed):
+        list(events)
+
+
+def test_logits_that_are_not_finite_end_the_turn_with_a_reason() -> None:
+    loaded = tiny_model("llama")
+    head = loaded.model.get_output_embeddings().weight
+    before = head.data.clone()
+    with running(loaded) as explorer:
+        try:
+            head.data[5] = float("nan")
+            events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+            talk = next(events)["conversation_id"]
+            with pytest.raises(OutOfRange, match="finite"):
+                list(events)
+        finally:
+            head.data.copy_(before)
+        assert say(explorer, "Better?", talk)["finish"] == "length"
+
+
+def test_longer_than_may_be_is_refused_and_changes_nothing() -> None:
+    settings = ExplorerSettings(max_tokens=100, max_messages=4)
+    with running(tiny_model("gpt2"), settings=settings) as explorer:
+        with pytest.raises(TooLarge):
+            say(explorer, "many words " * 300)  # more than the context
+        assert explorer.conversations() == []
+        talk = say(explorer, "Hello")["conversation_id"]
+        before = explorer.conversation(talk)
+        with pytest.raises(TooLarge):
+            say(explorer, "many words " * 300, talk)
+        with pytest.raises(TooLarge):
+            say(explorer, "Go on", talk, max_new_tokens=90)
+        assert explorer.conversation(talk) == before
+        say(explorer, "Go on", talk)
+        with pytest.raises(TooLarge):
+            say(explorer, "A third question", talk)
+
+
+def test_so_many_conversations() -> None:
+    with running(small_model(), settings=ExplorerSettings(max_conversations=1)) as explorer:
+        talk = say(explorer, "Hello")["conversation_id"]
+        with pytest.raises(TooMany):
+            say(explorer, "Hello again")
+        with pytest.raises(TooMany):
+            explorer.regenerate(talk, n_tokens_of(explorer, talk) - 1, 5, SamplingRequest())
+        say(explorer, "Go on", talk)
+
+
+def test_what_nobody_wants_cached_is_computed_at_a_click() -> None:
+    with running(small_model()) as explorer:
+        request = ChatRequest(text="Hello", cache_activations=False)
+        talk = list(explorer.chat(request))[-1]["conversation_id"]
+        assert explorer.status()["unfilled_tokens"] == 0
+        header, _ = click(explorer, talk, 4)
+        assert (header["source"], header["recomputed"]) == ("computed", False)
+
+
+def test_regenerating_goes_on_from_another_token() -> None:
+    with running(small_model()) as explorer:
+        talk = two_turns(explorer)
+        assert explorer.wait_until_filled(30)
+        old = explorer.conversation(talk)["tokens"]
+        position = next(
+            t["position"] for t in old if t["message_index"] == 1 and t["message_start"]
+        )
+        other = 300 if old[position]["id"] != 300 else 301
+        events = list(explorer.regenerate(talk, position, other, SamplingRequest(max_new_tokens=6)))
+        new = events[0]["conversation_id"]
+        assert new != talk
+        start, done = events[0]["tokens"], events[-1]["tokens"]
+        assert [t["id"] for t in start[:-1]] == [t["id"] for t in old[:position]]
+        assert start[-1]["id"] == other
+        assert explorer.conversation(new)["tokens"] == start + done
+        assert explorer.conversation(talk)["tokens"] == old
+        assert explorer.wait_until_filled(30)
+        header, states = click(explorer, new, position)
+        assert (header["source"], header["recomputed"]) == ("memory", False)
+        assert states[-1]["cells"][-2]["next"]["token_id"] == other
+        # What was before the token is what it was there.
+        assert click(explorer, new, position - 2)[1] == click(explorer, talk, position - 2)[1]
+        assert len(explorer.conversations()) == 2
+
+
+def test_only_tokens_of_replies_are_regenerated() -> None:
+    with running(small_model()) as explorer:
+        talk = two_turns(explorer)
+        for position, token_id, refusal in (
+            (0, 5, OutOfRange),
+            (10_000, 5, NotFound),
+            (n_tokens_of(explorer, talk) - 1, 3072, OutOfRange),
+        ):
+            with pytest.raises(refusal):
+                explorer.regenerate(talk, position, token_id, SamplingRequest())
+
+
+def test_a_title_given_during_a_reply_stays() -> None:
+    with running(tiny_model("llama")) as explorer:
+        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        talk = next(events)["conversation_id"]
+        explorer.update(talk, "Mine", None)
+        list(events)
+        assert explorer.conversations()[0]["title"] == "Mine"
+        assert not opened_of(explorer, talk).busy.locked()
