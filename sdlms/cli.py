@@ -15,6 +15,7 @@ from sdlms.options import dashed
 from sdlms.stages import (
     capture,
     dynamic_k,
+    logit_lens,
     probe,
     sae_evaluate,
     sae_latents,
@@ -24,8 +25,12 @@ from sdlms.stages import (
 )
 from sdlms.tools import models as models_tool
 from sdlms.tools import runs as runs_tool
+from sdlms.tools.explore import add_explore
 
-STAGES = (capture, sae_train, sae_latents, sae_evaluate, probe, si_modularity, dynamic_k, scaling)
+STAGES = (
+    *(capture, sae_train, sae_latents, sae_evaluate, probe, si_modularity, dynamic_k),
+    *(logit_lens, scaling),
+)
 # Read when torch is loaded, so set before; whoever sets them otherwise is obeyed.
 ENVIRONMENT = {
     # OpenMP's threads otherwise wait for each other by spinning, which beside one other busy
@@ -45,6 +50,7 @@ app = typer.Typer(
 )
 for _stage in STAGES:
     add_stage(app, dashed(_stage.__name__.rpartition(".")[2]), _stage.Config, _stage.run)
+add_explore(app)
 app.add_typer(models_tool.app, name="models")
 app.add_typer(runs_tool.app, name="runs")
 

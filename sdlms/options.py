@@ -7,16 +7,20 @@ environment variables all become text first, so that one rule parses them.
 import inspect
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NewType, Union, get_args, get_origin, get_type_hints
 
 from sdlms.errors import UserError, did_you_mean
 
 ENVIRONMENT = {"artifacts": "SDLMS_ARTIFACTS"}
+# A string of a list that keeps the spaces around it. On the line a backslash before a comma makes
+# it part of the string, and so one before a backslash; TOML arrays need neither.
+Verbatim = NewType("Verbatim", str)
 
 
 class Kind(NamedTuple):
@@ -55,6 +59,7 @@ def _finite(text: str) -> float:
 
 KINDS: dict[Any, Kind] = {
     str: Kind("text", "a string", (str,), str),
+    Verbatim: Kind("text", "a string", (str,), str),
     int: Kind("int", "an integer", (int,), int),
     float: Kind("float", "a number", (int, float), _finite),
     Path: Kind("path", "a path", (str,), _path),
@@ -109,7 +114,10 @@ class Option:
 
     def text(self, value: Any) -> str:
         """A value as it is written behind its flag."""
-        return ",".join(str(item) for item in value) if self.is_list else str(value)
+        if not self.is_list:
+            return str(value)
+        escaped = self.element is Verbatim
+        return ",".join(_escaped(item) if escaped else str(item) for item in value)
 
     def value(self, given: Any) -> Any:
         """What the dataclass takes, from what the flag gave.
@@ -125,7 +133,8 @@ class Option:
         """The typed value; `where` opens the message when there is none."""
         if not self.is_list:
             return self._element(text, where)
-        words = (word.strip() for word in text.split(","))
+        verbatim = self.element is Verbatim
+        words = _unescaped(text) if verbatim else [word.strip() for word in text.split(",")]
         return tuple(self._element(word, where) for word in words if word)
 
     def _element(self, text: str, where: str) -> Any:
@@ -158,6 +167,22 @@ class Option:
         text = self.text(value)
         self._parsed(text, where)
         return text
+
+
+def _escaped(word: str) -> str:
+    """A word of a list as it is written on the line, so that `_unescaped` finds it again."""
+    return word.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _unescaped(text: str) -> list[str]:
+    """The words between the commas that have no backslash before them; nothing is stripped."""
+    words = [""]
+    for piece in re.findall(r"\\[\\,]|.", text, re.DOTALL):
+        if piece == ",":
+            words.append("")
+        else:
+            words[-1] += piece[1:] if piece in ("\\\\", "\\,") else piece
+    return words
 
 
 def dashed(name: str) -> str:

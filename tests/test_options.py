@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sdlms.errors import UserError
 from sdlms.options import (
     Option,
+    Verbatim,
     as_json,
     defaults_from_environment,
     options_of,
@@ -40,6 +41,7 @@ class Config(Inherited):
     layers: Annotated[tuple[str, ...], "Layers."] = ("25%",)
     sizes: Annotated[tuple[int, ...], "Sizes."] = ()
     rates: Annotated[tuple[float, ...], "Rates."] = (0.1,)
+    targets: Annotated[tuple[Verbatim, ...], "Targets."] = ()
 
 
 OPTIONS = {option.name: option for option in options_of(Config)}
@@ -57,6 +59,7 @@ configs = st.builds(
     layers=st.lists(words).map(tuple),
     sizes=st.lists(st.integers()).map(tuple),
     rates=st.lists(finite).map(tuple),
+    targets=st.lists(st.text(min_size=1)).map(tuple),
 )
 
 
@@ -122,10 +125,29 @@ def test_a_field_without_default_is_our_bug() -> None:
         ("layers", "<a,b,...>"),
         ("sizes", "<int,int,...>"),
         ("rates", "<float,float,...>"),
+        ("targets", "<text,text,...>"),
     ],
 )
 def test_the_help_shows_what_a_value_looks_like(name: str, metavar: str) -> None:
     assert OPTIONS[name].metavar == metavar
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (" Paris", (" Paris",)),
+        (" Paris, Rome,\n", (" Paris", " Rome", "\n")),
+        (" ", (" ",)),
+        ("", ()),
+        (",,a,", ("a",)),
+        (r"\,", (",",)),
+        (r"a\,b,c", ("a,b", "c")),
+        (r"\\,\n", ("\\", r"\n")),
+    ],
+)
+def test_verbatim_strings_keep_their_spaces(text: str, values: tuple[str, ...]) -> None:
+    assert OPTIONS["targets"].value(text) == values
+    assert OPTIONS["targets"].value(OPTIONS["targets"].text(values)) == values
 
 
 @pytest.mark.parametrize(

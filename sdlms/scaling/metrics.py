@@ -202,6 +202,23 @@ TABLES: dict[str, tuple[Table, ...]] = {
             ),
         ),
     ),
+    # Of the state after a block; `kind` is the lens. A row without a layer is of the whole model.
+    "logit-lens": (
+        Table(
+            file="logit_lens.csv",
+            kinds=("lens",),
+            settings=("seed", "max_tokens", "layers"),
+            metrics=(
+                _with_ends("entropy_nats", "nats", given="tokenizer"),
+                _with_ends("kl_to_final_nats", "nats", given="tokenizer"),
+                _with_ends("loss_nats", "nats", given="tokenizer"),
+                _with_ends("accuracy", "fraction", given="tokenizer"),
+                _with_ends("agreement", "fraction", given="tokenizer"),
+                _with_ends("decided_fraction", "fraction", given="tokenizer"),
+                _with_ends("decided_depth", "fraction", given="tokenizer"),
+            ),
+        ),
+    ),
 }
 
 

@@ -6,6 +6,7 @@ from sdlms import cli
 from sdlms.acts.sparsity import COLUMNS as SPARSITY_COLUMNS
 from sdlms.dynamic.tables import COLUMNS as DYNAMIC_K_COLUMNS
 from sdlms.dynamic.tables import CRITICAL_COLUMNS
+from sdlms.lens.tables import COLUMNS as LENS_COLUMNS
 from sdlms.options import dashed
 from sdlms.sae.measuring import COLUMNS as SAE_COLUMNS
 from sdlms.scaling.metrics import TABLES, Metric, Table, metrics_of
@@ -17,6 +18,7 @@ WRITTEN = {
     "si_modularity.csv": SI_COLUMNS,
     "dynamic_k.csv": DYNAMIC_K_COLUMNS,
     "critical.csv": CRITICAL_COLUMNS,
+    "logit_lens.csv": LENS_COLUMNS,
 }
 STAGES = {dashed(stage.__name__.rpartition(".")[2]): stage for stage in cli.STAGES}
 EVERY_TABLE = [table for tables in TABLES.values() for table in tables]

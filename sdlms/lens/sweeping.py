@@ -1,0 +1,195 @@
+"""One pass over the vocabulary: what needs every logit of some rows, gathered tile by tile.
+
+A tile is some rows by some columns of the vocabulary. It is measured while it is in the processor's
+cache, right after the product that makes it. Distributions within tiles are put together at the
+end, in float64, by the tiles' own normalisers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+TILE_COLUMNS = 2048
+BLOCK_COLUMNS = 32
+# The logit of columns beyond the vocabulary: exp() of it is 0, and 0 times it no NaN.
+BEYOND = -1e30
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The vocabulary cut into tiles of one width, these into blocks; the last tile is padded.
+
+    Attributes:
+        d_vocab: columns that are tokens.
+        n_tiles: tiles.
+        width: columns of each, a multiple of `BLOCK_COLUMNS`.
+    """
+
+    d_vocab: int
+    n_tiles: int
+    width: int
+
+    def columns(self, tile: int) -> slice:
+        """The tokens of a tile."""
+        return slice(tile * self.width, min((tile + 1) * self.width, self.d_vocab))
+
+    def empty(self, n_rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Where to keep logits, `[tile, row, column]`."""
+        return torch.empty((self.n_tiles, n_rows, self.width), dtype=dtype, device=device)
+
+
+def tiling_of(d_vocab: int) -> Tiling:
+    """Tiles of at most `TILE_COLUMNS`, and as little padding as that allows."""
+    n_tiles = -(-d_vocab // TILE_COLUMNS)
+    width = -(-d_vocab // (n_tiles * BLOCK_COLUMNS)) * BLOCK_COLUMNS
+    return Tiling(d_vocab, -(-d_vocab // width), width)
+
+
+class Product(Protocol):
+    """What makes the logits of some rows."""
+
+    def tile(self, number: int, out: Tensor) -> Tensor:
+        """The logits of one tile, less an amount of each row's own.
+
+        Args:
+            number: of the tile.
+            out: `[row, column]`, where to keep them, in a dtype of the product's choice.
+
+        Returns:
+            float32 `[row, column]`, good until the next call.
+        """
+        ...
+
+
+class Sums(NamedTuple):
+    """Sums over all tokens, float64 `[token, state]` on the CPU, each token's final state last.
+
+    Attributes:
+        normalizer: log of the sum of exp(logit).
+        expected: sum of p x logit.
+        crossed: sum of the final state's p x logit.
+    """
+
+    normalizer: Tensor
+    expected: Tensor
+    crossed: Tensor
+
+
+class Swept(NamedTuple):
+    """What a pass over the vocabulary found, of logits less each row's own amount.
+
+    Attributes:
+        logits: `[tile, row, column]` as they were kept.
+        maxima: float32 `[row, block]`, the largest logit of each block.
+        sums: over all columns.
+    """
+
+    logits: Tensor
+    maxima: Tensor
+    sums: Sums
+
+
+def sweep(product: Product, kept: Tensor, n_states: int) -> Swept:
+    """Measure the rows of a product.
+
+    Args:
+        product: of rows that are tokens by states, each token's final state last.
+        kept: `[tile, row, column]`, any float dtype: where the logits go.
+        n_states: of each token.
+    """
+    shape = (len(kept), 3, kept.shape[1])
+    sums = torch.empty(shape, device=kept.device)
+    buffers = torch.empty((2, *kept.shape[1:]), device=kept.device)
+    maxima = []
+    for number, out in enumerate(kept):
+        logits = product.tile(number, out)
+        maxima.append(logits.view(len(logits), -1, BLOCK_COLUMNS).amax(-1))
+        _measure_(sums[number], logits, buffers, n_states)
+    largest = torch.stack([blocks.amax(-1) for blocks in maxima])
+    # A tile's normaliser by its largest probability: no further pass of exp.
+    normalizers = (largest - sums[:, 0].log()).cpu().double()  # MPS has no float64
+    normalizer = normalizers.logsumexp(0)
+    weights = (normalizers - normalizer).exp().view(len(kept), -1, n_states)
+    expected, crossed = sums[:, 1:].cpu().double().view(len(kept), 2, -1, n_states).unbind(1)
+    found = Sums(
+        normalizer.view(-1, n_states),
+        (weights * expected).sum(0),
+        (weights[..., -1:] * crossed).sum(0),
+    )
+    return Swept(kept, torch.cat(maxima, dim=1), found)
+
+
+def _measure_(sums: Tensor, logits: Tensor, buffers: Tensor, n_states: int) -> None:
+    """The largest probability within a tile, the expected logit, and that by the final state.
+
+    Args:
+        sums: `[3, row]`, where to put them.
+        logits: `[row, column]`.
+        buffers: two of the shape of `logits`. To allocate them anew costs more than to fill them.
+        n_states: of each token.
+    """
+    probabilities, products = buffers
+    torch.softmax(logits, -1, out=probabilities)
+    torch.amax(probabilities, -1, out=sums[0])
+    by_state = (-1, n_states, logits.shape[1])
+    final = probabilities.view(by_state)[:, -1:]
+    torch.mul(logits.view(by_state), final, out=products.view(by_state))
+    torch.sum(products, -1, out=sums[2])
+    torch.sum(probabilities.mul_(logits), -1, out=sums[1])
+
+
+def logits_at(swept: Swept, ids: Tensor) -> Tensor:
+    """Logits of some tokens as they were kept.
+
+    Args:
+        swept: of `[row]`.
+        ids: `[row, any]` int64.
+
+    Returns:
+        `[row, any]` float32.
+    """
+    width = swept.logits.shape[2]
+    rows = torch.arange(len(ids), device=ids.device)[:, None]
+    return swept.logits[ids // width, rows, ids % width].float()
+
+
+def largest(swept: Swept, tiling: Tiling, rows: Tensor, n_top: int) -> tuple[Tensor, Tensor]:
+    """The tokens of the largest logits: the n largest are in the n blocks of the largest maxima.
+
+    Args:
+        swept: of all rows.
+        tiling: of the columns.
+        rows: int64, those that are wanted.
+        n_top: at most the vocabulary.
+
+    Returns:
+        float32 logits as they were kept, falling, and int64 ids, both `[row, n_top]`.
+    """
+    n_blocks = min(n_top, swept.maxima.shape[1])
+    blocks = swept.maxima[rows].topk(n_blocks, sorted=False).indices
+    per_tile = tiling.width // BLOCK_COLUMNS
+    in_blocks = swept.logits.view(*swept.logits.shape[:2], per_tile, BLOCK_COLUMNS)
+    found = in_blocks[blocks // per_tile, rows[:, None], blocks % per_tile]
+    logits, places = found.flatten(1).float().topk(n_top)
+    ids = blocks.gather(1, places // BLOCK_COLUMNS) * BLOCK_COLUMNS + places % BLOCK_COLUMNS
+    # NaN counts as largest, beyond the vocabulary too.
+    return logits, ids.clamp_max(tiling.d_vocab - 1)
+
+
+def count_larger_(counts: Tensor, logits: Tensor, asked: Tensor, buffer: Tensor) -> None:
+    """Count logits that are larger than others.
+
+    Args:
+        counts: float32 `[row, any]`, added to.
+        logits: float32 `[row, column]`.
+        asked: float32 `[row, any]`.
+        buffer: of the shape of `logits`.
+    """
+    for place in range(asked.shape[1]):
+        # Into floats: a sum of booleans is three times as slow.
+        torch.gt(logits, asked[:, place, None], out=buffer)
+        counts[:, place] += buffer.sum(-1)

@@ -1,0 +1,75 @@
+"""The tuned lens of a run: found, trained once, and never on what is measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sdlms.errors import UserError
+from sdlms.lens import translators
+from sdlms.lens.translators import Places, find_tuned, trained, training_text
+from sdlms.lens.tuned import Tuned
+from sdlms.lens.tuned_files import write_tuned
+from sdlms.lens.tuning import TuningSettings
+from sdlms.runs.writing import RunOptions, RunWriter
+from tests.lens.lens_files import rows_of
+from tests.models.tiny_models import random_model
+
+RECORD = {"name": "tiny", "revision": None, "n_layers": 3, "weights": {"a": "b"}}
+TUNED = Tuned(torch.randn(3, 16, 16), torch.randn(3, 16))
+ROWS = rows_of([9, 5, 0, 12], ["a"] * 4, masked=0.0)
+
+
+def test_a_folder_is_a_lens(tmp_path: Path) -> None:
+    write_tuned(tmp_path / "lens", TUNED, RECORD)
+    saved = find_tuned(tmp_path / "artifacts", str(tmp_path / "lens"))
+    assert saved.run is None
+    assert torch.equal(saved.read(RECORD, 16).weight, TUNED.weight)
+    record = saved.record()
+    assert set(record["files"]) == {"config.json", "translators.safetensors"}
+    write_tuned(tmp_path / "lens", Tuned(TUNED.weight + 1, TUNED.bias), RECORD)
+    assert saved.record()["files"] != record["files"]
+
+
+def test_a_run_that_trained_one_is_a_lens(tmp_path: Path) -> None:
+    for has_lens in (False, True):
+        with RunWriter("logit-lens", {}, RunOptions(artifacts=tmp_path)) as out:
+            out.start({}, {})
+            if has_lens:
+                for name in write_tuned(out.path / "tuned_lens", TUNED, RECORD):
+                    out.output(f"tuned_lens/{name}")
+        named = [out.path.name, str(out.path), "latest"]
+        if not has_lens:
+            with pytest.raises(UserError, match=f"{out.path.name} trained no lens"):
+                find_tuned(tmp_path, out.path.name)
+            continue
+        for word in named:
+            saved = find_tuned(tmp_path, word)
+            assert saved.run is not None and saved.run.name == out.path.name
+            assert torch.equal(saved.read(RECORD, 16).bias, TUNED.bias)
+    with pytest.raises(UserError, match="no run 'absent'"):
+        find_tuned(tmp_path, "absent")
+
+
+def test_documents_that_are_measured_are_left_out() -> None:
+    text = training_text(ROWS, [ROWS.document_ids[0], "another"], [{"task": "a"}])
+    assert text.rows.document_ids == ROWS.document_ids[1:]
+    assert text.record() == {
+        "data": [{"task": "a"}], "n_documents": 3, "n_tokens": 17, "n_measured": 1,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="all 4 documents of --tuned-tasks are measured too"):
+        training_text(ROWS, ROWS.document_ids, [])
+
+
+def test_a_lens_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("gpt_neox-parallel", AutoModelForCausalLM)
+    settings = TuningSettings(steps=2, step_tokens=20, seed=0, on_halved=lambda rows: None)
+    text = training_text(ROWS, [], [])
+    (tmp_path / "scratch").mkdir()
+    places = Places(tmp_path / "tuned_lens", tmp_path / "scratch")
+    tuned = trained(model, text, settings, places, RECORD)
+    assert (tuned.weight != 0).any()
+    monkeypatch.delattr(translators, "train_tuned")
+    again = trained(model, text, settings, places, RECORD)
+    assert torch.equal(tuned.weight, again.weight) and torch.equal(tuned.bias, again.bias)
