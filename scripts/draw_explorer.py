@@ -15,7 +15,7 @@ PINS = (" Rome", " Paris", " Berlin")
 
 
 def draw(explorer: Explorer, target: Path) -> None:
-    """Talk, click the token before the answer, pin two tokens, and take the picture."""
+    """Talk, click the token before the answer, pin three capitals, and take the picture."""
     explorer.open()
     for text in TURNS:
         explorer.say(text)
@@ -32,6 +32,7 @@ def draw(explorer: Explorer, target: Path) -> None:
     explorer.wait_for_rows(identity)
     explorer.page.reload()
     explorer.page.wait_for_load_state("networkidle")
+    explorer.at("view-heatmap").click()
     explorer.wait_for_panel()
     explorer.page.screenshot(path=target)
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sdlms.errors import UserError
 from sdlms.figures.controls import controls_figure
 from sdlms.figures.dynamic_k import quality_figure
+from sdlms.figures.lens import curves_figure
 from sdlms.figures.sizes import sizes_figure
 from sdlms.runs.provenance import git_state
 from sdlms.runs.reading import Run, list_runs, remove
@@ -31,6 +32,9 @@ GATED_SETTINGS = (
     *("--measure", "quality", "--layers", "none", "--seeds", "1", "--max-tokens", "4000"),
     *("--dtype", "float32", "--label", "figures"),
 )
+LENS_TARGET = ROOT / "docs/figures/logit-lens.png"
+LENS_MODEL = "sdlms-large"
+LENS_SETTINGS = ("--tuned", "--dtype", "float32", "--unembed", "float32", "--label", "figures")
 CONTROLS = ("none", "reinit", "permute-tokens")
 KEPT = ("reinit",)  # whose activations give thresholds at which it fires as often as the model
 
@@ -87,18 +91,18 @@ def specialized(model: str, artifacts: Path) -> Run:
     return Run(run_stage("si-modularity", artifacts, *named, "--no-graph"))
 
 
-def gated(model: str, artifacts: Path) -> Run:
-    """What a model loses under each rule; made if there is no current run of it.
+def measured(stage: str, model: str, artifacts: Path, settings: tuple[str, ...]) -> Run:
+    """The finished run of a stage that needs no other run, made if there is no current one.
 
     Raises:
-        CalledProcessError: `sdlms dynamic-k` failed; it has said why.
+        CalledProcessError: the stage failed; it has said why.
     """
     for run in list_runs(artifacts):
-        if run.complete and run.stage == "dynamic-k" and what_of(run)[0] == model:
+        if run.complete and run.stage == stage and what_of(run)[0] == model:
             if is_current(run, model):
                 return run
             remove(run)
-    return Run(run_stage("dynamic-k", artifacts, "--model", model, *GATED_SETTINGS))
+    return Run(run_stage(stage, artifacts, "--model", model, *settings))
 
 
 def forget(capture: Run) -> None:
@@ -132,9 +136,16 @@ def draw(models: tuple[str, ...], artifacts: Path, targets: tuple[Path, Path]) -
 
 def draw_gated(models: tuple[str, ...], artifacts: Path, target: Path) -> None:
     """Gate each model, and draw what it loses."""
-    runs = [gated(model, artifacts) for model in models]
+    runs = [measured("dynamic-k", model, artifacts, GATED_SETTINGS) for model in models]
     tokens = f"{runs[0].start['config']['max_tokens']:,} tokens per task"
     save(quality_figure(runs, f"What dropping neurons costs on held-out text ({tokens})"), target)
+
+
+def draw_lens(model: str, artifacts: Path, target: Path) -> None:
+    """Look through both lenses, and draw what they say of the layers."""
+    run = measured("logit-lens", model, artifacts, LENS_SETTINGS)
+    tokens = f"{run.start['config']['max_tokens']:,} tokens per task"
+    save(curves_figure(run, f"What {model} would say after each layer ({tokens})"), target)
 
 
 def save(figure: Figure, target: Path) -> None:
@@ -153,11 +164,12 @@ def main() -> None:
     try:
         draw(MODELS, RUNS, TARGETS)
         draw_gated(MODELS, RUNS, GATED_TARGET)
+        draw_lens(LENS_MODEL, RUNS, LENS_TARGET)
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
     except UserError as error:
         sys.exit(f"make figures: {error}")
-    print("\n".join(str(target) for target in (*TARGETS, GATED_TARGET)))
+    print("\n".join(str(target) for target in (*TARGETS, GATED_TARGET, LENS_TARGET)))
 
 
 if __name__ == "__main__":

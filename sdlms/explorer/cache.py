@@ -71,11 +71,19 @@ class Cache:
         with self._changed:
             return sorted(self._levels.stored_ids() | set(self._memory.ids()))
 
-    def record(self, conversation: str) -> dict[str, Any] | None:
-        """The record that was saved last; None where there is none, or it was damaged."""
+    def touch(self, conversation: str) -> None:
+        """Note that a conversation is used; what was not used for longest goes first."""
         checked_id(conversation)
         with self._changed:
             self._levels.note_use(conversation)
+
+    def record(self, conversation: str) -> dict[str, Any] | None:
+        """The record that was saved last; None where there is none, or it was damaged.
+
+        To read it is no use of the conversation: a list of all reads all.
+        """
+        checked_id(conversation)
+        with self._changed:
             content = self._memory.record(conversation)
             if content is None and self._levels.disk_has_record(conversation):
                 self._writer.wait_for(

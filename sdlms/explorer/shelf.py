@@ -171,6 +171,7 @@ class Shelf:
         record = self._cache.record(conversation_id)
         if record is None:
             raise NotFound(f"no conversation {one_line(conversation_id)}")
+        self._cache.touch(conversation_id)
         try:
             conversation = Conversation.from_record(record, self._loaded.prompting)
         except ValueError as error:

@@ -282,6 +282,23 @@ def test_under_a_small_disk_limit_the_oldest_go_and_persisted_ones_stay(tmp_path
         assert cache.status()["disk_conversations"] == len(names)
 
 
+def test_reading_a_record_is_no_use_and_touching_is_one(tmp_path: Path) -> None:
+    with open_cache(tmp_path / "measured") as cache:
+        fill(cache, "c0")
+        cache.flush()
+        limit = 2 * cache.sizes()["c0"] + 1_000
+    for used, left in (("record", ["c1", "c2"]), ("touch", ["c0", "c2"])):
+        with open_cache(tmp_path / used, CacheLimits(disk_bytes=limit)) as cache:
+            for name in ("c0", "c1"):
+                fill(cache, name)
+                cache.flush()
+                time.sleep(0.002)
+            getattr(cache, used)("c0")
+            fill(cache, "c2")
+            cache.flush()
+            assert cache.ids() == left
+
+
 def test_the_one_that_is_written_stays_however_small_the_limit(tmp_path: Path) -> None:
     with open_cache(tmp_path, CacheLimits(disk_bytes=1)) as cache:
         for i in range(3):

@@ -247,12 +247,13 @@ def test_titles_are_texts() -> None:
 
 
 def test_after_closing_everything_is_refused_or_stored() -> None:
+    before = set(threading.enumerate())  # of other tests' explorers, perhaps
     explorer = explorer_of(small_model())
     talk = two_turns(explorer)
     explorer.close()
     with pytest.raises(Refusal):
         say(explorer, "Are you there?", talk)
-    names = [thread.name for thread in threading.enumerate()]
+    names = [thread.name for thread in set(threading.enumerate()) - before]
     assert not [name for name in names if name.startswith("explorer-")]
 
 

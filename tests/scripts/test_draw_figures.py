@@ -64,5 +64,5 @@ def test_a_model_is_gated_once_until_it_changes(
     assert run.stage == "dynamic-k"
     config = model / "config.json"
     config.write_text(config.read_text() + "\n")
-    again = draw_figures.gated(str(model), runs)
+    again = draw_figures.measured("dynamic-k", str(model), runs, few)
     assert [found.path for found in list_runs(runs)] == [again.path] != [run.path]
