@@ -30,7 +30,7 @@ def tuned_lens(folder: Path) -> Callable[[], Lensing]:
     from tuned_lens.plotting import PredictionTrajectory
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    model.requires_grad_(False)
+    in_memory(model)
 
     def prepare() -> Lensing:
         lens = LogitLens.from_model(model)
@@ -45,6 +45,12 @@ def tuned_lens(folder: Path) -> Callable[[], Lensing]:
     return prepare
 
 
+def in_memory(model: torch.nn.Module) -> None:
+    """Read every weight: a file that is mapped takes memory only as it is read."""
+    for parameter in model.requires_grad_(False).parameters():
+        parameter.sum()
+
+
 def measured(prepare: Callable[[], Lensing], folder: Path, side: str) -> dict[str, Any]:
     """Prepare and run a side; its largest probabilities go to a file for the comparison.
 
@@ -57,12 +63,17 @@ def measured(prepare: Callable[[], Lensing], folder: Path, side: str) -> dict[st
     work = prepare()
     prepared = time.perf_counter() - began
     work(sequences[0, :WARM_UP])
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     found = [work(ids) for ids in sequences]
-    seconds = time.perf_counter() - began
+    cpu, seconds = time.process_time() - cpu, time.perf_counter() - began
     peak = _status("VmHWM") - before
     np.save(folder / f"{side}.npy", np.stack(found))
-    return {"seconds": seconds, "prepare_seconds": prepared, "peak_bytes": peak}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "prepare_seconds": prepared,
+        "peak_bytes": peak,
+    }
 
 
 def _status(name: str) -> int:

@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from transformers import PreTrainedModel  # noqa: E402
 
-from benchmarks.lens_peer import Lensing, measured  # noqa: E402
+from benchmarks.lens_peer import Lensing, in_memory, measured  # noqa: E402
 from benchmarks.workload import CPU  # noqa: E402
 from sdlms.lens.measuring import Lens  # noqa: E402
 from sdlms.lens.residuals import residuals  # noqa: E402
@@ -36,7 +36,9 @@ Loading = Callable[[Path], Callable[[], Lensing]]
 
 
 def _model(folder: Path) -> PreTrainedModel:
-    return load_causal_model(ModelSource("bench", folder), torch.float32, CPU)
+    model = load_causal_model(ModelSource("bench", folder), torch.float32, CPU)
+    in_memory(model)
+    return model
 
 
 def ours(folder: Path, unembed: UnembedDtype) -> Callable[[], Lensing]:
@@ -153,7 +155,8 @@ def hooked(folder: Path) -> Any:
         weights = weight_conversions.convert_neox_weights(original, config)
     model = HookedTransformer(config)
     model.load_state_dict(weights, strict=False)
-    return model.eval().requires_grad_(False)
+    in_memory(model.eval())
+    return model
 
 
 SIDES: dict[str, Loading] = {

@@ -18,6 +18,7 @@ from sdlms.explorer.service import Explorer
 from sdlms.models.loading import find_model
 from tests.explorer.browser import WIDE, Server, launched
 
+Publish = Callable[[Report], None]
 EMBEDDED, RANDOM = "sdlms-medium", "gpt2-shape"
 N_TOKENS = {"full": 1_000, "smoke": 120}
 N_CLICKS = {"full": 200, "smoke": 10}
@@ -52,7 +53,9 @@ def gpt2_folder(size: Size, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("level", ["memory", "disk"])
 @pytest.mark.parametrize("name", [EMBEDDED, RANDOM])
-def test_clicks(name: str, level: str, size: Size, gpt2_folder: Path, tmp_path: Path) -> None:
+def test_clicks(
+    name: str, level: str, size: Size, gpt2_folder: Path, tmp_path: Path, publish: Publish
+) -> None:
     """From the click to the panel that shows all layers of 16 tokens, heat map and all."""
     model = str(gpt2_folder) if name == RANDOM else name
     words = ["--dtype", "float32", *(["--memory", "1kB"] if level == "disk" else [])]
@@ -70,7 +73,7 @@ def test_clicks(name: str, level: str, size: Size, gpt2_folder: Path, tmp_path: 
     for quantile in (0.5, 0.95, 1.0):
         report.figures[f"quantile {quantile}"] = [float(np.quantile(milliseconds, quantile))]
     report.facts = {"clicks": len(milliseconds), "tokens": n_tokens, "target": "p95 < 100 ms"}
-    print(report.text(size.name))
+    publish(report)
 
 
 def _long_conversation(server: Server, n_tokens: int) -> tuple[str, int]:
@@ -107,7 +110,9 @@ def _clicks(
 
 
 @pytest.mark.parametrize("name", [EMBEDDED, RANDOM])
-def test_filling(name: str, size: Size, gpt2_folder: Path, tmp_path: Path) -> None:
+def test_filling(
+    name: str, size: Size, gpt2_folder: Path, tmp_path: Path, publish: Publish
+) -> None:
     """All states of 100 tokens, from kept hidden states, by the worker."""
     model = str(gpt2_folder) if name == RANDOM else name
     seconds, n_filled = [], 0
@@ -124,11 +129,13 @@ def test_filling(name: str, size: Size, gpt2_folder: Path, tmp_path: Path) -> No
     report = Report(f"explorer: filling the lens of 100 tokens, {name}")
     report.figures["seconds"] = seconds[1:]
     report.facts = {"tokens": n_filled, "target": "< 2 s"}
-    print(report.text(size.name))
+    publish(report)
 
 
 @pytest.mark.parametrize("name", [EMBEDDED, RANDOM])
-def test_added_latency(name: str, size: Size, gpt2_folder: Path, tmp_path: Path) -> None:
+def test_added_latency(
+    name: str, size: Size, gpt2_folder: Path, tmp_path: Path, publish: Publish
+) -> None:
     """A generated token in the explorer, against a bare loop over the same model."""
     model, n_new = str(gpt2_folder) if name == RANDOM else name, N_NEW[size.name]
     sampling = SamplingRequest(max_new_tokens=n_new)
@@ -157,7 +164,7 @@ def test_added_latency(name: str, size: Size, gpt2_folder: Path, tmp_path: Path)
     ratio = rounds.parts["explorer"]["token"], rounds.parts["bare"]["token"]
     report.add_ratio("explorer / bare", *ratio, target="<= 1.10")
     report.facts = {"new_tokens": len(spoken["bare"]), "prompt_tokens": len(prompt)}
-    print(report.text(size.name))
+    publish(report)
 
 
 def _said(
@@ -189,7 +196,9 @@ def _decode(model: torch.nn.Module, prompt: list[int], n_new: int) -> tuple[list
 
 
 @pytest.mark.parametrize("name", [EMBEDDED, RANDOM])
-def test_memory_and_disk(name: str, size: Size, gpt2_folder: Path, tmp_path: Path) -> None:
+def test_memory_and_disk(
+    name: str, size: Size, gpt2_folder: Path, tmp_path: Path, publish: Publish
+) -> None:
     """Ten conversations, filled: what the process holds beyond the model, and the files' size."""
     model = str(gpt2_folder) if name == RANDOM else name
     process, n_tokens = psutil.Process(), N_TOKENS[size.name]
@@ -210,4 +219,4 @@ def test_memory_and_disk(name: str, size: Size, gpt2_folder: Path, tmp_path: Pat
     n_stored = status["disk_conversations"] - 1
     report.figures["disk per 1,000 tokens"] = [status["disk_used_mb"] / n_stored * 1000 / n_tokens]
     report.facts = {"tokens": n_tokens, "targets": "< 1,000 MB, < 100 MB"}
-    print(report.text(size.name))
+    publish(report)

@@ -84,6 +84,7 @@ def _compare(name: str, size: Size, folder: Path, publish: Callable[[Report], No
         "mean_largest_probability": round(float(expected.mean()), 3),
     }
     publish(_report(f"{name}, time", "seconds", "s", results, ">= 3", facts))
+    publish(_report(f"{name}, CPU time", "cpu_seconds", "s", results, "", facts))
     publish(_report(f"{name}, memory added", "peak_bytes", "MB", results, ">= 5", facts))
 
 
@@ -106,7 +107,7 @@ def _report(
     report = Report(name, unit=unit, facts=facts)
     for side in results:
         report.figures[side] = [value / scale for value in column(results, side, what)]
-    if unit == "s":
+    if what == "seconds":
         for side in (*OURS, PEER):
             if side in results:
                 report.figures[f"{side}: prepared once"] = column(results, side, "prepare_seconds")

@@ -76,17 +76,22 @@ class ComputeConfig(DeviceConfig):
     ] = "auto"
 
 
-def parameter_of(option: Option) -> inspect.Parameter:
-    """The parameter from which Typer makes the flag; all but switches are text to Typer."""
-    variable = ENVIRONMENT.get(option.name)
+def parameter_of(option: Option, read_by_typer: str | None = None) -> inspect.Parameter:
+    """The parameter from which Typer makes the flag; all but switches are text to Typer.
+
+    Args:
+        option: what it is.
+        read_by_typer: an environment variable; a command with a `--config` file has none, as Typer
+            would have it win over the file.
+    """
+    variable = None if read_by_typer else ENVIRONMENT.get(option.name)
     text = f"{option.help} [env: {variable}]" if variable else option.help
     if option.is_switch:
         # Typer adds a --no- form to a switch; --no-resume would be an option without a user.
         flags = ("--resume",) if option.name == "resume" else ()
         return _keyword(option.name, option.default, bool, typer.Option(*flags, help=text))
-    default = None if option.default is None else option.text(option.default)
-    flag = typer.Option(option.flag, help=text, metavar=option.metavar)
-    return _keyword(option.name, default, str | None, flag)
+    flag = typer.Option(option.flag, help=text, metavar=option.metavar, envvar=read_by_typer)
+    return _keyword(option.name, option.text(option.default), str | None, flag)
 
 
 def _keyword(name: str, default: Any, kind: Any, option: Any) -> inspect.Parameter:

@@ -112,8 +112,13 @@ class Option:
             return f"<{word}>"
         return "<a,b,...>" if self.element is str else f"<{word},{word},...>"
 
-    def text(self, value: Any) -> str:
-        """A value as it is written behind its flag."""
+    def text(self, value: Any) -> str | None:
+        """A value as it is written behind its flag; None where the flag is left out.
+
+        That is so for no value, and for no verbatim string: an empty text would be an empty string.
+        """
+        if value is None or (self.element is Verbatim and not value):
+            return None
         if not self.is_list:
             return str(value)
         escaped = self.element is Verbatim
@@ -125,6 +130,8 @@ class Option:
         Raises:
             UserError: the text is no value of this option's type.
         """
+        if given is None and self.element is Verbatim:
+            return ()
         if given is None or self.is_switch:
             return given
         return self._parsed(given, self.flag)
@@ -133,9 +140,15 @@ class Option:
         """The typed value; `where` opens the message when there is none."""
         if not self.is_list:
             return self._element(text, where)
-        verbatim = self.element is Verbatim
-        words = _unescaped(text) if verbatim else [word.strip() for word in text.split(",")]
-        return tuple(self._element(word, where) for word in words if word)
+        if self.element is Verbatim:
+            words = _unescaped(text)
+            if "" in words:
+                raise UserError(
+                    f"{where} {text!r}: a word is empty. Leave it out; '\\,' is a comma."
+                )
+            return tuple(words)
+        stripped = [word.strip() for word in text.split(",")]
+        return tuple(self._element(word, where) for word in stripped if word)
 
     def _element(self, text: str, where: str) -> Any:
         """One typed value."""
@@ -165,7 +178,8 @@ class Option:
             if not isinstance(item, types) or isinstance(item, bool):
                 raise UserError(f"{where}: expected {kind.words}, got {item!r}.")
         text = self.text(value)
-        self._parsed(text, where)
+        if text is not None:
+            self._parsed(text, where)
         return text
 
 

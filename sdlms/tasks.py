@@ -102,7 +102,9 @@ class _Found:
         return "its data set holds none" if self.datasets else "its file holds none"
 
 
-def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> list[Task]:
+def load_tasks(
+    tasks: str | tuple[str, ...], texts: Path | None, field: str, flag: str = "--tasks"
+) -> list[Task]:
     """The documents that `--tasks` or `--texts` mean.
 
     Args:
@@ -110,6 +112,7 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
             of the default manifest.
         texts: one text, JSON Lines or parquet file; then `tasks` is not read.
         field: the key of the text in a JSON Lines or parquet file of `texts`.
+        flag: by which the user named `tasks`.
 
     Raises:
         UserError: a file or data set is missing, empty, binary, damaged or malformed; a task is
@@ -123,13 +126,22 @@ def load_tasks(tasks: str | tuple[str, ...], texts: Path | None, field: str) -> 
         found.sources[texts.name] = sha256_of(texts)
         return _as_tasks(texts, {name: found})
     names = (tasks,) if isinstance(tasks, str) else tasks
-    _refuse_none(names)
-    if len(names) == 1 and (manifest := manifest_path(names[0])) is not None:
+    _refuse_none(names, flag)
+    if len(names) == 1 and (manifest := manifest_path(names[0], flag)) is not None:
         return read_manifest(manifest)
     default = manifest_path(DEFAULT_MANIFEST)
     if default is None:
-        raise UserError("this installation has no embedded tasks. Name a manifest with --tasks.")
-    return _choose(read_manifest(default), names)
+        raise UserError(f"this installation has no embedded tasks. Name a manifest with {flag}.")
+    return _choose(read_manifest(default), names, flag)
+
+
+def warn_of_dropped(tasks: Iterable[Task]) -> None:
+    """Log how many documents of each task were dropped, where any was."""
+    for task in tasks:
+        if task.n_duplicates:
+            LOGGER.warning(f"{task.name}: {task.n_duplicates} duplicate documents dropped")
+        if task.n_blank:
+            LOGGER.warning(f"{task.name}: {task.n_blank} blank rows dropped")
 
 
 def check_sources(
@@ -146,7 +158,7 @@ def check_sources(
     Raises:
         UserError: no tasks or tasks and texts are named, or a key where no records are read.
     """
-    _refuse_none(tasks)
+    _refuse_none(tasks, "--tasks")
     if texts is not None and tasks != (default,):
         raise UserError(
             "--tasks and --texts exclude each other (a --config file counts). "
@@ -156,16 +168,16 @@ def check_sources(
         raise UserError(f"--field {field} is for --texts FILE.jsonl or FILE.parquet.")
 
 
-def _refuse_none(names: tuple[str, ...]) -> None:
-    """Refuse an empty `--tasks`."""
+def _refuse_none(names: tuple[str, ...], flag: str) -> None:
+    """Refuse an empty list."""
     if not names:
-        raise UserError("--tasks is empty. Name a manifest, or tasks of the default one.")
+        raise UserError(f"{flag} is empty. Name a manifest, or tasks of the default one.")
 
 
-def manifest_path(name: str) -> Path | None:
+def manifest_path(name: str, flag: str = "--tasks") -> Path | None:
     """The manifest that a word means; None where it is no manifest's name or path."""
     if "/" in name or Path(name).suffix:
-        check_file(Path(name), f"--tasks {name}")
+        check_file(Path(name), f"{flag} {name}")
         return Path(name)
     return _embedded().get(name)
 
@@ -181,18 +193,18 @@ def _embedded() -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in folder.glob("*.jsonl")}
 
 
-def _choose(tasks: list[Task], names: tuple[str, ...]) -> list[Task]:
+def _choose(tasks: list[Task], names: tuple[str, ...], flag: str) -> list[Task]:
     """Some tasks of a manifest, in its order."""
     known, manifests = [task.name for task in tasks], embedded_manifests()
     for name in names:
         if name not in known:
             if name in manifests:
                 raise UserError(
-                    f"--tasks {','.join(names)}: name one manifest alone, or tasks of the default "
+                    f"{flag} {','.join(names)}: name one manifest alone, or tasks of the default "
                     "one."
                 )
             hint = did_you_mean(name, [*known, *manifests] if len(names) == 1 else known)
-            raise UserError(f"--tasks: unknown task '{name}'.{hint}")
+            raise UserError(f"{flag}: unknown task '{name}'.{hint}")
     return [task for task in tasks if task.name in names]
 
 

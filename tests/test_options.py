@@ -138,8 +138,6 @@ def test_the_help_shows_what_a_value_looks_like(name: str, metavar: str) -> None
         (" Paris", (" Paris",)),
         (" Paris, Rome,\n", (" Paris", " Rome", "\n")),
         (" ", (" ",)),
-        ("", ()),
-        (",,a,", ("a",)),
         (r"\,", (",",)),
         (r"a\,b,c", ("a,b", "c")),
         (r"\\,\n", ("\\", r"\n")),
@@ -148,6 +146,20 @@ def test_the_help_shows_what_a_value_looks_like(name: str, metavar: str) -> None
 def test_verbatim_strings_keep_their_spaces(text: str, values: tuple[str, ...]) -> None:
     assert OPTIONS["targets"].value(text) == values
     assert OPTIONS["targets"].value(OPTIONS["targets"].text(values)) == values
+
+
+def test_no_verbatim_strings_are_told_from_an_empty_one(tmp_path: Path) -> None:
+    targets = OPTIONS["targets"]
+    assert targets.value(targets.text(())) == ()
+    path = tmp_path / "a.toml"
+    path.write_text("targets = []\n")
+    assert read_defaults(path, OPTIONS.values()) == {"targets": None}
+    for text in ("", "a,,b", ",a", "a,", ","):
+        with pytest.raises(UserError, match=f"^--targets '{text}': a word is empty"):
+            targets.value(text)
+    path.write_text('targets = ["a", "", "b"]\n')
+    with pytest.raises(UserError, match="'targets' 'a,,b': a word is empty"):
+        read_defaults(path, OPTIONS.values())
 
 
 @pytest.mark.parametrize(

@@ -492,6 +492,12 @@ class TestChoice:
             load_tasks(names, None, "text")
         assert message in str(error.value)
 
+    @pytest.mark.parametrize("names", [(), ("zzz",), ("math", "training"), ("none.jsonl",)])
+    def test_messages_name_the_flag(self, names: tuple[str, ...]) -> None:
+        with pytest.raises(UserError, match=r"^--tuned-tasks") as error:
+            load_tasks(names, None, "text", "--tuned-tasks")
+        assert "--tasks" not in str(error.value)
+
     def test_an_installation_without_data_says_so(self, tmp_path: Path) -> None:
         (tmp_path / "data" / "probe.jsonl").unlink()
         with pytest.raises(UserError, match="no embedded tasks"):

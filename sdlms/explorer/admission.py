@@ -1,12 +1,15 @@
 """What a chat may ask, checked before anything is changed."""
 
 import secrets
+from collections.abc import Sequence
 
-from sdlms.explorer.questions import LONGEST_SEED, ROLES, ChatRequest, SamplingRequest
+from sdlms.explorer.questions import LONGEST_SEED, ROLES, ChatRequest, Message, SamplingRequest
 from sdlms.explorer.refusals import BadRequest, OutOfRange, TooLarge, one_line
 from sdlms.explorer.settings import ExplorerSettings
+from sdlms.models import chat
 from sdlms.models.sampling import Sampling
 
+Said = Message | chat.Message
 LONGEST_TITLE = 60
 HOTTEST = 100
 
@@ -25,6 +28,28 @@ def check_request(request: ChatRequest, settings: ExplorerSettings) -> None:
             raise BadRequest(f"role {one_line(message.role)} is none of {', '.join(ROLES)}")
         check_text("a message", message.content, settings)
     check_text("text", request.text, settings)
+
+
+def check_messages(given: Sequence[Said], messages: Sequence[Said]) -> None:
+    """Refuse a chat that names other messages than those of the conversation it goes on with.
+
+    Args:
+        given: by the client; none says nothing.
+        messages: of the conversation.
+
+    Raises:
+        BadRequest: they differ.
+    """
+    if not given:
+        return
+    hint = "leave messages out to go on with it"
+    if len(given) != len(messages):
+        raise BadRequest(
+            f"messages has {len(given)} entries, but the conversation {len(messages)}; {hint}"
+        )
+    for index, (own, known) in enumerate(zip(given, messages, strict=True)):
+        if (own.role, own.content) != (known.role, known.content):
+            raise BadRequest(f"messages.{index} is not what the conversation has there; {hint}")
 
 
 def check_text(name: str, text: str, settings: ExplorerSettings) -> None:

@@ -12,6 +12,7 @@ from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import ROW_NAMES, Core
 from sdlms.explorer.filling import Filler
 from sdlms.explorer.hidden import hidden_of
+from sdlms.explorer.likeliest import Asked, agreeing
 from sdlms.explorer.questions import Question
 from sdlms.explorer.refusals import NotFound, OutOfRange
 from sdlms.explorer.shapes import Json, cell_json, pins_json, state_json
@@ -75,9 +76,9 @@ def activations(
         if hidden is not None:
             own = hidden[:, place : place + 1]
             measured = _pinned(core, question.lens, own, core.states[state], pins)
+            known = _as_stored(rows, state, pins, measured)
             for at, cell in enumerate(cells):
-                log_probabilities, ranks = measured.pin_log_probability, measured.pin_rank
-                cell["pins"] = pins_json(pins, log_probabilities[at, 0], ranks[at, 0])
+                cell["pins"] = pins_json(pins, known.log_probability[at], known.rank[at])
         yield state_json(state, core.states[state]) | {"cells": cells}
 
 
@@ -92,6 +93,22 @@ def _pinned(
     unknown = [-1] * len(hidden)
     return core.computer.run(
         Urgency.CLICK, lambda: core.measure(lens, hidden, unknown, [state], pins)
+    )
+
+
+def _as_stored(rows: Rows, state: int, pins: Sequence[int], measured: LensRows) -> Asked:
+    """Pins at some positions, `[position, pin]`, as the row says where it knows them.
+
+    They were measured from stored states, which are rounded; the row mostly was not.
+    """
+    arrays = {name: array[:, state] for name, array in rows.arrays.items()}
+    ids = np.broadcast_to(np.array(pins), (len(rows.next_ids), len(pins)))
+    asked = Asked(measured.pin_log_probability[:, 0], measured.pin_rank[:, 0])
+    known = agreeing(arrays["top_ids"], arrays["top_probabilities"], ids, asked)
+    is_next = ids == np.array(rows.next_ids)[:, None]
+    return Asked(
+        np.where(is_next, arrays["next_log_probability"][:, None], known.log_probability),
+        np.where(is_next, arrays["next_rank"][:, None], known.rank),
     )
 
 

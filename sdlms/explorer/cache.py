@@ -4,37 +4,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.explorer.cache_limits import CacheLimits as CacheLimits
 from sdlms.explorer.columns import Columns, packed, unpacked
-from sdlms.explorer.levels import Levels
+from sdlms.explorer.found import Found as Found
+from sdlms.explorer.found import joined
+from sdlms.explorer.levels import Levels, disk_of
+from sdlms.explorer.notices import Notices
 from sdlms.explorer.writer import Job
-from sdlms.storage.conversations import checked_id, decode_record, encode_record
+from sdlms.storage.conversations import (
+    DamagedFileError,
+    checked_id,
+    decode_record,
+    encode_record,
+)
 from sdlms.storage.flat import Array
-from sdlms.storage.token_rows import StoredRows
 
-MB = 1 << 20
-
-
-class Found(NamedTuple):
-    """Rows of a group.
-
-    Attributes:
-        arrays: by name, `[position, state, ...]`, zero where a row is not present; of "hidden" one
-            array `hidden`, float16 where no scale was needed, else float32.
-        present: `[position]` bool.
-        source: the slower level that a row came from; "none" where none is present.
-        flaw: a row was damaged on the disk, or rows are absent and a file was put aside.
-    """
-
-    arrays: dict[str, Array]
-    present: NDArray[np.bool_]
-    source: Literal["memory", "disk", "none"]
-    flaw: bool
+MB = 10**6
 
 
 class Cache:
@@ -62,7 +52,9 @@ class Cache:
             warn: told of damaged files, of a full disk and the like, from any thread.
         """
         self.columns, self._limits = columns, limits
-        self._levels = Levels(folder, key, columns, limits, warn)
+        notices = Notices(warn)
+        disk = disk_of(folder, key, columns, notices.say)
+        self._levels = Levels(disk, columns, limits, notices)
         self._memory, self._writer = self._levels.memory, self._levels.writer
         self._changed = self._levels.changed
 
@@ -86,9 +78,7 @@ class Cache:
         with self._changed:
             content = self._memory.record(conversation)
             if content is None and self._levels.disk_has_record(conversation):
-                self._writer.wait_for(
-                    lambda job: job.conversation == conversation and job.kind in ("record", "all")
-                )
+                self.wait_for_record(conversation)
                 content = self._memory.record(conversation)
             version = self._levels.versions.get(conversation)
             is_on_disk = content is None and self._levels.disk_has_record(conversation)
@@ -96,7 +86,21 @@ class Cache:
             with self._changed:
                 if self._levels.versions.get(conversation) == version:
                     self._memory.put_record(conversation, content, True, time.monotonic())
-        return None if content is None else decode_record(content)
+        try:
+            return None if content is None else decode_record(content)
+        except DamagedFileError as error:
+            self.put_aside(conversation, str(error))
+            return None
+
+    def put_aside(self, conversation: str, why: str) -> None:
+        """Rename the files of a conversation, like damaged ones: its record is of no use.
+
+        Args:
+            conversation: its id.
+            why: said to the user.
+        """
+        checked_id(conversation)
+        self._levels.put_aside(conversation, why)
 
     def save_record(self, conversation: str, record: dict[str, Any]) -> None:
         """Keep a record, in place of an earlier one.
@@ -115,6 +119,13 @@ class Cache:
                 act = partial(self._write_record, conversation)
                 self._levels.submit(Job(conversation, act, "record"))
             self._levels.note_use(conversation)
+
+    def wait_for_record(self, conversation: str) -> None:
+        """Wait until the record that was saved is on the disk, or cannot be written."""
+        with self._changed:
+            self._writer.wait_for(
+                lambda job: job.conversation == conversation and job.kind in ("record", "all")
+            )
 
     def _write_record(self, conversation: str) -> None:
         """Write the record that memory has by now (in the writer's thread)."""
@@ -188,7 +199,7 @@ class Cache:
                 missing = []
         if missing:
             stored = self._levels.read_rows(conversation, group, missing, chosen)
-            found = _joined(found, stored)
+            found = joined(found, stored)
             if chosen == everything and stored.present.any():
                 whole = {name: rows[stored.present] for name, rows in stored.arrays.items()}
                 where = [p for p, there in zip(missing, stored.present, strict=True) if there]
@@ -254,7 +265,7 @@ class Cache:
             return {i: size or self._memory.size_bytes(i) for i, size in on_disk.items()}
 
     def status(self) -> dict[str, Any]:
-        """How full it is, in MB of 2^20 bytes, and what went wrong."""
+        """How full it is, in MB of 10^6 bytes, and what went wrong."""
         with self._changed:
             return {
                 "memory_used_mb": round(self._memory.used_bytes / MB, 3),
@@ -279,14 +290,3 @@ class Cache:
     def close(self) -> None:
         """Write what is left and give up the folder; a second call does nothing."""
         self._levels.close()
-
-
-def _joined(found: Found, stored: StoredRows) -> Found:
-    """What memory has, and the rest from the disk."""
-    if not stored.present.any():
-        return found._replace(flaw=stored.is_damaged)
-    absent = np.flatnonzero(~found.present)
-    for name, array in found.arrays.items():
-        array[absent] = stored.arrays[name]
-    found.present[absent] = stored.present
-    return found._replace(source="disk", flaw=stored.is_damaged)

@@ -14,7 +14,7 @@ class CacheLimits:
         disk_seconds: after its last use a conversation leaves the disk.
     """
 
-    memory_bytes: int = 1 << 30
-    disk_bytes: int = 10 << 30
+    memory_bytes: int = 10**9
+    disk_bytes: int = 10 * 10**9
     memory_seconds: float = 3600.0
     disk_seconds: float = 7 * 86400.0

@@ -76,23 +76,24 @@ class Conversation:
         """How many more tokens the model's context holds."""
         return self._prompting.context - sum(token.in_prompt for token in self.tokens)
 
-    def add_user(self, text: str, max_new_tokens: int = 1) -> list[Token]:
+    def add_user(
+        self, text: str, max_new_tokens: int = 1, most_tokens: int | None = None
+    ) -> list[Token]:
         """Add a message of the user, up to where the reply begins.
 
-        Whole messages leave the prompt, oldest first, a reply with the question it answers, until
-        `max_new_tokens` fit behind it; a system message stays, and so does the template's text
-        before the first message. Fewer may fit where there is nothing left to leave: `room`.
+        Whole messages leave the prompt as `leaving` says; `room` tells how long the reply may be.
 
         Args:
             text: what the user says.
             max_new_tokens: of the reply, at least 1.
+            most_tokens: of the conversation with the reply.
 
         Returns:
             The new tokens: the end of the last reply, the message in its frame, the reply's header.
 
         Raises:
-            UserError: the template refuses the message, or it is longer than the context. Nothing
-                was added then.
+            UserError: the template refuses the message, it is longer than the context, or the
+                conversation would become too long. Nothing was added then.
         """
         messages = [*self.messages, message_of("user", text)]
         if self.tokens and self.messages[-1].role == "user":  # its reply never began
@@ -101,16 +102,26 @@ class Conversation:
         kept = [t for t in self.tokens if t.in_prompt and t.position not in dropped]
         after = kept[-1].id if kept else None
         new = placed(self._prompting.encode(parts, after), messages, self.n_tokens)
+        if most_tokens is not None and self.n_tokens + len(new) + max_new_tokens > most_tokens:
+            raise UserError(f"a conversation has at most {most_tokens} tokens; begin another one.")
         bos = self._prompting.tokenizer.bos_token_id
         left = leaving([*kept, *new], messages, self._prompting.context, max_new_tokens, bos)
         end = self._prompting.template.reply_end(messages)
-        self._turns.append(Turn(self.n_tokens, self.n_tokens + len(new), len(messages), end))
-        self.messages, self.newly_left = messages, [*left, *dropped]
-        self.tokens += new
-        for position in self.newly_left:
-            self.tokens[position].in_prompt = False
-            self._left[position] = len(self._turns) - 1
+        turn = Turn(self.n_tokens, self.n_tokens + len(new), len(messages), end)
+        self._add(turn, messages, new, [*left, *dropped])
         return new
+
+    def _add(
+        self, turn: Turn, messages: list[Message], new: list[Token], newly_left: list[int]
+    ) -> None:
+        """Begin a turn. Others may read meanwhile: what exists is replaced, tokens come last."""
+        both = [*self.tokens, *new]
+        for position in newly_left:
+            both[position].in_prompt = False
+        self.messages, self.newly_left = messages, newly_left
+        self._left = {**self._left, **dict.fromkeys(newly_left, len(self._turns))}
+        self._turns.append(turn)
+        self.tokens += new
 
     def begin_reply(self) -> None:
         """The assistant speaks. Does nothing where it does already."""
@@ -240,11 +251,12 @@ class Conversation:
         return forked
 
     def to_record(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it; `from_record` gives it back."""
+        """All of it, as JSON can hold it; `from_record` gives it back, a reply as it is now."""
+        written = [] if self._writer is None else [Message("assistant", self._writer.text)]
         return Record(
             conversation_id=self.conversation_id,
             title=self.title,
-            messages=self.messages,
+            messages=[*self.messages[: len(self.messages) - len(written)], *written],
             tokens=self.tokens,
             turns=self._turns,
             left=self._left,

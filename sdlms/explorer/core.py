@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sdlms.explorer.cache import Cache
 from sdlms.explorer.computing import Computer
+from sdlms.explorer.likeliest import reranked
 from sdlms.explorer.loaded import LoadedModel
 from sdlms.explorer.refusals import OutOfRange, one_line
 from sdlms.explorer.settings import ExplorerSettings
@@ -57,7 +58,10 @@ class Core:
         self.states = states_of(layers, range(layers))
         self.d_vocab = len(unembedding_of(loaded.model).weight)
         self.n_top = min(settings.top_k, self.d_vocab)
-        self.lens = Lens(loaded.model, self.n_top, unembed_dtype_of(settings.unembed, loaded.model))
+        unembed = unembed_dtype_of(settings.unembed, loaded.model)
+        self.lens = Lens(loaded.model, self.n_top, unembed)
+        # The other way multiplies in float32 by itself.
+        self._rounds_logits = unembed == "float32" and loaded.model.dtype != torch.float32
         self.computer = Computer()
         self.waiting = WaitingStates(settings.pending_bytes)
         self.text_of = lru_cache(N_TEXTS)(self._text_of)
@@ -148,4 +152,7 @@ class Core:
         resid = torch.from_numpy(hidden).to(self.loaded.model.device)
         if lens == "tuned" and self.tuned is not None:
             resid = self.tuned.translate(resid, self.states if states is None else states)
-        return self.lens.measure(resid, torch.tensor(next_ids, dtype=torch.int64), pins)
+        rows = self.lens.measure(resid, torch.tensor(next_ids, dtype=torch.int64), pins)
+        if not self._rounds_logits:
+            return rows
+        return reranked(self.loaded.model, resid, rows, np.array(next_ids, np.int64))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from sdlms.explorer.key_folder import (
     RECORD,
     ROWS,
     Stored,
+    is_obstructed,
     key_folder,
     open_key_folder,
     remove_files,
@@ -56,10 +58,10 @@ class DiskLevel:
         self.folder = key_folder(cache, key)
         self._columns, self._warn = columns, warn
         self._lock_descriptor = open_key_folder(self.folder, key)
-        # Order of locks: `_files`' own, then this one. Files of records have theirs, since a write
-        # that waits for the disk must not hold up who only asks.
+        # Order of locks: that of records' files, that of `_files`, then the one for all else: a
+        # write that waits for the disk must not hold up who only asks.
         self._lock = threading.RLock()
-        self._records = threading.Lock()
+        self._records = threading.RLock()
         self._stored = scan(self.folder)
         self._noted = {i: found.used for i, found in self._stored.items()}
         self._files = OpenFiles()
@@ -114,20 +116,29 @@ class DiskLevel:
         """
         path = self._path(conversation, RECORD)
         with self._records:
-            try:
-                return read_conversation(path, conversation)
+            try:  # to open a pipe would take for ever
+                return None if is_obstructed(path) else read_conversation(path, conversation)
             except FileNotFoundError:
                 return None
             except DamagedFileError as error:
-                damage = error
+                self.put_aside(conversation, error)
+                return None
+
+    def put_aside(self, conversation: str, error: DamagedFileError) -> None:
+        """Rename the files of a conversation whose record is of no use.
+
+        Raises:
+            OSError: they cannot be renamed.
+        """
+        with self._records:
+            if (path := self._path(conversation, RECORD)).exists():
                 self._put_aside(path, error)
-        self._files.remove(conversation, lambda: self._put_rows_aside(conversation, damage))
-        return None
+            self._files.remove(conversation, lambda: self._put_rows_aside(conversation, error))
 
     def _put_rows_aside(self, conversation: str, error: DamagedFileError) -> None:
         """Rename the rows of a conversation whose record is damaged: nobody knows their tokens."""
         with self._lock:
-            self._stored[conversation].has_record = False
+            self._stored.setdefault(conversation, Stored(used=time.time())).has_record = False
         if (rows := self._path(conversation, ROWS)).exists():
             self._put_aside(rows, error)
 
@@ -137,8 +148,10 @@ class DiskLevel:
         Raises:
             UserError: it cannot be written.
         """
+        path = self._path(conversation, RECORD)
         with self._records:
-            write_conversation(self._path(conversation, RECORD), conversation, content)
+            self._clear(path)
+            write_conversation(path, conversation, content)
         self._measure(conversation).has_record = True
 
     def _put_aside(self, path: Path, error: DamagedFileError) -> None:
@@ -148,9 +161,15 @@ class DiskLevel:
         with self._lock:
             self._damaged.add(conversation)
             found = self._stored.setdefault(conversation, Stored(used=time.time()))
-            found.damaged_bytes += aside.stat().st_blocks * BLOCK_BYTES
+            status = aside.lstat()
+            found.damaged_bytes += status.st_blocks * BLOCK_BYTES * stat.S_ISREG(status.st_mode)
             self._measure(conversation)
         self._warn(f"{path} was damaged ({error}); it is now {aside.name}.")
+
+    def _clear(self, path: Path) -> None:
+        """Put aside what stands where a file is to be."""
+        if is_obstructed(path):
+            self._put_aside(path, DamagedFileError("it is no regular file"))
 
     def _measure(self, conversation: str) -> Stored:
         """Look again at how much the files of a conversation take."""
@@ -182,29 +201,26 @@ class DiskLevel:
 
     def _made(self, conversation: str, n_tokens: int) -> TokenRows:
         """Open the file, or make it."""
-        if (rows := self._opened(conversation)) is not None:
-            return rows
-        path = self._path(conversation, ROWS)
-        create_rows(path, conversation, self._columns.layout, n_tokens)
-        return self._opened_new(path, conversation)
-
-    def _opened_new(self, path: Path, conversation: str) -> TokenRows:
-        """Open a file that was just made."""
-        try:
-            return TokenRows(path, conversation)
-        except DamagedFileError as error:
-            raise OSError(f"{path} cannot be read back ({error})") from None
+        if (rows := self._opened(conversation)) is None:
+            path = self._path(conversation, ROWS)
+            create_rows(path, conversation, self._columns.layout, n_tokens)
+            if (rows := self._opened(conversation)) is None:
+                raise OSError(f"{path} cannot be read back")
+        return rows
 
     def _opened(self, conversation: str) -> TokenRows | None:
-        """Open the file; one that is damaged is put aside."""
+        """Open the file; one that is damaged, or not ours to open, is put aside."""
         path = self._path(conversation, ROWS)
+        self._clear(path)
         try:
             return TokenRows(path, conversation)
         except FileNotFoundError:
             return None
         except DamagedFileError as error:
             self._put_aside(path, error)
-            return None
+        except PermissionError as error:
+            self._put_aside(path, DamagedFileError(error.strerror))
+        return None
 
     @contextmanager
     def _reading(self, conversation: str, group: str) -> Iterator[TokenRows | None]:
@@ -256,6 +272,7 @@ class DiskLevel:
         """
         mark = self._path(conversation, PERSISTED)
         with self._lock:
+            self._clear(mark)
             self._stored.setdefault(conversation, Stored(used=time.time())).persisted = persisted
             mark.touch() if persisted else mark.unlink(missing_ok=True)
 

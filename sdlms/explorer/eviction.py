@@ -101,7 +101,7 @@ class DiskBounds:
             return
         if self._bytes_in_vain < 0:
             self._warn(
-                f"the cache takes more than its limit of {self._limit_bytes >> 20} MB: what is "
-                "left is persisted, in use or being written."
+                f"the cache takes more than its limit of {self._limit_bytes / 10**6:,.0f} MB: what "
+                "is left is persisted, in use or being written."
             )
         self._bytes_in_vain = used + (used >> 6)

@@ -64,6 +64,8 @@ def status_of(error: dict[str, Any]) -> int:
 
 def detail_of(error: dict[str, Any]) -> str:
     """One line: where, and what is wrong there."""
+    if error["type"] == "json_invalid":
+        return "the body is no JSON"
     place = ".".join(str(part) for part in error["loc"])
     return f"{place}: {error['msg']}"
 

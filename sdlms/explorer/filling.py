@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sdlms.errors import UserError
 from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import HIDDEN, ROW_NAMES, Core
 from sdlms.explorer.refusals import Closed
@@ -19,6 +20,10 @@ from sdlms.progress import LOGGER
 
 MOST_TOKENS = 32
 MOST_CONVERSATIONS = 1_000
+# What measuring raises: torch out of memory or at a damaged device, rows that do not fit together,
+# a disk that fails.
+FAILURES = (RuntimeError, MemoryError, ValueError, LookupError, OSError, UserError)
+Missing = dict[str, set[int]]
 
 
 class Batch(NamedTuple):
@@ -33,34 +38,27 @@ class Batch(NamedTuple):
 class Filler:
     """Knows which rows are missing and fills them, the last conversation first.
 
-    The row of a conversation's last token stays open: what follows it is not known yet.
+    The row of a conversation's last token stays open: what follows it is not known yet. Of a
+    conversation that has no other row to be filled nothing but that is remembered.
     """
 
     def __init__(self, core: Core) -> None:
         """Start the thread; there is nothing to do yet."""
         self._core = core
         self._most = max(1, min(MOST_TOKENS, core.settings.fill_rows // core.n_states))
-        self._todo: OrderedDict[str, tuple[Opened, dict[str, set[int]]]] = OrderedDict()
+        self._todo: OrderedDict[str, tuple[Opened, Missing]] = OrderedDict()
+        self._open_ends: OrderedDict[str, Missing] = OrderedDict()
         self._changed = Condition()
         self._closed = False
         self._thread = Thread(target=self._work, name="explorer-fill", daemon=True)
         self._thread.start()
 
     def add(self, opened: Opened, positions: Iterable[int]) -> None:
-        """These positions were read; their rows are wanted."""
-        if opened.deleted:
-            return
+        """These positions were read; their rows are wanted, and the one before that was open."""
         wanted = set(positions)
         with self._changed:
-            todo = self._todo.setdefault(
-                opened.id, (opened, {lens: set() for lens in self._core.lenses})
-            )[1]
-            for missing in todo.values():
-                missing |= wanted
-            self._todo.move_to_end(opened.id)
-            if len(self._todo) > MOST_CONVERSATIONS:
-                self._todo.popitem(last=False)
-            self._changed.notify_all()
+            missing = self._missing_of(opened.id)
+            self._put(opened, {lens: missing[lens] | wanted for lens in missing}, last=True)
 
     def add_missing(self, opened: Opened) -> None:
         """A conversation was opened again: the rows that it lacks and whose states are stored."""
@@ -71,25 +69,51 @@ class Filler:
             for lens in self._core.lenses
         }
         with self._changed:
+            self._put(opened, missing, last=False)
+
+    def _put(self, opened: Opened, missing: Missing, *, last: bool) -> None:
+        """Note what a conversation lacks; the one that comes last is filled first.
+
+        Where there are too many, the one that would be filled last is left to clicks.
+        """
+        self._todo.pop(opened.id, None)
+        self._open_ends.pop(opened.id, None)
+        if opened.deleted:  # whoever deletes it marks it first, then has it forgotten
+            return
+        if _is_work(opened, missing):
             self._todo[opened.id] = (opened, missing)
-            self._todo.move_to_end(opened.id, last=False)
-            self._changed.notify_all()
+            self._todo.move_to_end(opened.id, last=last)
+        elif any(missing.values()):
+            self._open_ends[opened.id] = missing
+        for kept in (self._todo, self._open_ends):
+            if len(kept) > MOST_CONVERSATIONS:
+                kept.popitem(last=False)
+        self._changed.notify_all()
 
     def done(self, opened: Opened, lens: str, positions: Iterable[int]) -> None:
         """These rows are stored, or cannot be."""
         finished = set(positions)
         with self._changed:
-            if opened.id not in self._todo:
-                return
-            todo = self._todo[opened.id][1]
-            todo[lens] -= finished
-            idle = finished.difference(*todo.values())
+            missing = self._missing_of(opened.id)
+            missing[lens] -= finished
+            idle = finished.difference(*missing.values())
+            if opened.id in self._todo and not _is_work(opened, missing):
+                self._put(opened, missing, last=True)
         self._core.waiting.drop(opened.id, idle)
+
+    def _missing_of(self, conversation_id: str) -> Missing:
+        """The rows that a conversation lacks, by lens."""
+        if conversation_id in self._todo:
+            return self._todo[conversation_id][1]
+        nothing: Missing = {lens: set() for lens in self._core.lenses}
+        return self._open_ends.get(conversation_id, nothing)
 
     def forget(self, conversation_id: str) -> None:
         """The conversation is gone."""
         with self._changed:
             self._todo.pop(conversation_id, None)
+            self._open_ends.pop(conversation_id, None)
+            self._changed.notify_all()
         self._core.waiting.forget(conversation_id)
 
     @property
@@ -152,14 +176,30 @@ class Filler:
             fill(self._core, batch)
         except Closed:
             return False
-        except RuntimeError as error:  # torch: out of memory, most likely
+        except FAILURES as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            LOGGER.warning(f"lens rows {batch.first} to {batch.end - 1} not filled: {reason}")
+            LOGGER.warning(
+                f"{batch.lens} lens rows of {batch.opened.id} are left to clicks from "
+                f"{batch.first} on: {reason}"
+            )
+            self._give_up(batch)
         finally:
             self.done(batch.opened, batch.lens, range(batch.first, batch.end))
             with self._changed:
                 self._changed.notify_all()
         return True
+
+    def _give_up(self, batch: Batch) -> None:
+        """Leave all rows of a conversation and a lens to clicks, and go on with the next one."""
+        with self._changed:
+            missing = set(self._missing_of(batch.opened.id)[batch.lens])
+        self.done(batch.opened, batch.lens, missing)
+
+
+def _is_work(opened: Opened, missing: Missing) -> bool:
+    """Whether a row is missing whose next token is known."""
+    n_known = opened.conversation.n_tokens - 1
+    return any(min(places, default=n_known) < n_known for places in missing.values())
 
 
 def _places(marked: NDArray[np.bool_]) -> list[int]:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdlms.errors import UserError
+from sdlms.storage.conversations import quarantine
 from sdlms.storage.files import write_atomically, write_errors
 
 VERSION = 1
@@ -64,6 +66,7 @@ def open_key_folder(folder: Path, key: Mapping[str, Any]) -> int:
     """
     with write_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with write_errors(folder / LOCK):
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not _is_locked_now(descriptor):
@@ -86,28 +89,39 @@ def _is_locked_now(descriptor: int) -> bool:
 
 
 def _check_key(folder: Path, key: Mapping[str, Any]) -> None:
-    """Write the key down; refuse a folder with another one."""
+    """Write the key down, unless it is; refuse a folder with another one."""
     path, text = folder / KEY, _key_text(key)
+    if is_obstructed(path):
+        quarantine(path)
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_bytes()) != json.loads(text):
-            raise UserError(f"{folder} holds conversations of another model.")
+        if json.loads(path.read_bytes()) == json.loads(text):
+            return  # a full disk is still read
+        raise UserError(f"{folder} holds conversations of another model.")
     write_atomically(path, text)
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a crash left half-made, and rows and marks without a record."""
-    stored = scan(folder)
-    with write_errors(folder):
-        for path in folder.iterdir():
-            if _UNFINISHED.fullmatch(path.name):
-                path.unlink()
-        for conversation, found in stored.items():
-            if not found.has_record and not found.damaged_bytes:
+    for path in folder.iterdir():
+        if _UNFINISHED.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # it stays then, and disturbs nobody
+                _remove_file(path)
+    for conversation, found in scan(folder).items():
+        if not found.has_record and not found.damaged_bytes:
+            with contextlib.suppress(OSError):
                 remove_files(folder, conversation)
 
 
+def is_obstructed(path: Path) -> bool:
+    """Whether something has a file's name and is none: a folder, a pipe, a link."""
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def scan(folder: Path) -> dict[str, Stored]:
-    """The conversations of a folder, by id; other files are passed over.
+    """The conversations of a folder, by id; all else is passed over, folders and links too.
 
     Raises:
         OSError: the folder cannot be read.
@@ -121,6 +135,8 @@ def scan(folder: Path) -> dict[str, Stored]:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # its owner removed it meanwhile
                 continue
+            if not stat.S_ISREG(status.st_mode):
+                continue
             conversation, suffix, damaged = match.groups()
             found = stored.setdefault(conversation, Stored())
             found.n_bytes += status.st_blocks * BLOCK_BYTES
@@ -133,14 +149,20 @@ def scan(folder: Path) -> dict[str, Stored]:
 
 
 def remove_files(folder: Path, conversation: str) -> None:
-    """Remove all files of a conversation, its record first.
+    """Remove all files of a conversation, its record first; a folder of that name stays.
 
     Raises:
         OSError: one cannot be removed.
     """
     for suffix in (RECORD, PERSISTED, ROWS):
-        (folder / f"{conversation}{suffix}").unlink(missing_ok=True)
+        _remove_file(folder / f"{conversation}{suffix}")
     for path in folder.glob(f"{conversation}.*.damaged-*"):
+        _remove_file(path)
+
+
+def _remove_file(path: Path) -> None:
+    """Remove a file, unless there is none, or a folder."""
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
 
 

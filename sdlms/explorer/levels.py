@@ -18,7 +18,8 @@ from sdlms.explorer.disk import DiskLevel
 from sdlms.explorer.eviction import DiskBounds
 from sdlms.explorer.memory import MemoryLevel
 from sdlms.explorer.notices import Notices
-from sdlms.explorer.writer import Job, Writer
+from sdlms.explorer.writer import NO_END, Job, Writer
+from sdlms.storage.conversations import DamagedFileError
 from sdlms.storage.flat import Array
 from sdlms.storage.token_rows import StoredRows
 
@@ -26,12 +27,23 @@ REST_SECONDS = 30.0
 MEMORY_ONLY = "What comes from now on is kept in memory only."
 
 
+def disk_of(
+    folder: Path | None, key: Mapping[str, Any], columns: Columns, say: Callable[[str], None]
+) -> DiskLevel | None:
+    """The disk level of a key; None, said why, where there is none."""
+    try:
+        return None if folder is None else DiskLevel(folder, key, columns, say)
+    except (OSError, UserError) as error:
+        say(f"{str(error).rstrip('.')}. {MEMORY_ONLY}")
+        return None
+
+
 class Levels:
     """Memory, disk and the writer between them.
 
     Attributes:
         changed: held around all that is in memory; the methods below are called with it held,
-            but for `read_rows`, `read_record` and `close`.
+            but for `read_rows`, `read_record`, `put_aside`, `marks` and `close`.
         memory: the first level.
         disk: the second level; None where the folder cannot be used.
         writer: writes to the disk.
@@ -42,39 +54,30 @@ class Levels:
 
     def __init__(
         self,
-        folder: Path | None,
-        key: Mapping[str, Any],
+        disk: DiskLevel | None,
         columns: Columns,
         limits: CacheLimits,
-        warn: Callable[[str], None],
+        notices: Notices,
     ) -> None:
         self._columns, self._limits = columns, limits
-        self.notices = Notices(warn)
+        self.notices = notices
         self.changed = threading.Condition()
         self.memory = MemoryLevel(columns.groups, limits.memory_bytes)
-        self.disk: DiskLevel | None = None
+        self.disk = disk
         self._bounds: DiskBounds | None = None
-        if folder is not None:
-            self._open_disk(folder, key)
-        self.persisted: set[str] = self.disk.persisted() if self.disk is not None else set()
+        self.persisted: set[str] = set()
+        if disk is not None:
+            bounds = limits.disk_bytes, limits.disk_seconds
+            self._bounds = DiskBounds(disk, *bounds, notices.say)
+            self.persisted = disk.persisted()
         self.versions: dict[str, int] = {}
         self._counter = itertools.count(1)
-        self._behind: set[str] = set()  # the disk's rows of these are old
+        self._behind: dict[str, int] = {}  # the disk's rows from a position on are old
         self._deleted: set[str] = set()  # the disk could not remove these
         self._is_failing = False
         self._last_written = ""
         rest = min(REST_SECONDS, limits.memory_seconds / 4, limits.disk_seconds / 4)
         self.writer = Writer(self.changed, self._fail, self._keep_limits, rest)
-
-    def _open_disk(self, folder: Path, key: Mapping[str, Any]) -> None:
-        """Open the disk level, or say why there is none."""
-        limits, say = self._limits, self.notices.say
-        try:
-            self.disk = DiskLevel(folder, key, self._columns, say)
-        except (OSError, UserError) as error:
-            say(f"{str(error).rstrip('.')}. {MEMORY_ONLY}")
-            return
-        self._bounds = DiskBounds(self.disk, limits.disk_bytes, limits.disk_seconds, say)
 
     @property
     def is_memory_only(self) -> bool:
@@ -103,7 +106,7 @@ class Levels:
     def submit(self, job: Job) -> None:
         """Have something written, unless nothing is written any more."""
         if self.is_memory_only:
-            self._behind.add(job.conversation)
+            self._fall_behind(job)
         else:
             self.writer.add(job._replace(act=partial(self._attempt, job)))
 
@@ -111,7 +114,7 @@ class Levels:
         """Write, unless an earlier write failed meanwhile (in the writer's thread)."""
         if self._is_failing:
             with self.changed:
-                self._behind.add(job.conversation)
+                self._fall_behind(job)
         else:
             self._last_written = job.conversation
             job.act()
@@ -120,8 +123,18 @@ class Levels:
         """Go on in memory only."""
         with self.changed:
             self._is_failing = True
-            self._behind.add(job.conversation)
+            self._fall_behind(job)
         self.notices.say(f"{str(error).rstrip('.')}. {MEMORY_ONLY}")
+
+    def _fall_behind(self, job: Job) -> None:
+        """Note which rows on the disk would be others if a job had been done."""
+        if job.kind == "all" or job.kind in self._columns.groups:
+            known = self._behind.get(job.conversation, job.first)
+            self._behind[job.conversation] = min(known, job.first)
+
+    def _is_current(self, conversation: str, positions: Sequence[int]) -> NDArray[np.bool_]:
+        """Of which positions the disk's rows count."""
+        return np.asarray(positions, np.int64) < self._behind.get(conversation, NO_END)
 
     def delete(self, conversation: str) -> None:
         """Remove a conversation from both levels, and wait until it is gone."""
@@ -136,17 +149,22 @@ class Levels:
         self.writer.wait_for(lambda other: other is job)
 
     def _delete_files(self, conversation: str) -> None:
-        """Remove the files (in the writer's thread)."""
+        """Remove the files, or else hide them (in the writer's thread)."""
         with self.changed:
             self._deleted.add(conversation)
-        if self.disk is not None:
-            self.disk.delete(conversation)
+        try:
+            if self.disk is not None:
+                self.disk.delete(conversation)
+        except OSError as error:
+            self.notices.say(f"cannot remove {conversation} from the disk: {error.strerror}.")
+            return
         with self.changed:
             self._deleted.discard(conversation)
+            self._behind.pop(conversation, None)
 
     def disk_has_rows(self, conversation: str, group: str) -> bool:
         """Whether the disk is to be asked for rows."""
-        is_current = conversation not in self._behind and conversation not in self._deleted
+        is_current = self._behind.get(conversation) != 0 and conversation not in self._deleted
         return self.disk is not None and is_current and self._columns.is_on_disk(group)
 
     def disk_has_record(self, conversation: str) -> bool:
@@ -163,6 +181,18 @@ class Levels:
             self.notices.say(f"cannot read the record of {conversation}: {error.strerror}.")
             return None
 
+    def put_aside(self, conversation: str, why: str) -> None:
+        """Rename the files of a conversation whose record is of no use, and forget it."""
+        with self.changed:
+            self.memory.remove(conversation)
+            self.note_change(conversation)
+            disk = None if conversation in self._deleted else self.disk
+        try:
+            if disk is not None:
+                disk.put_aside(conversation, DamagedFileError(why))
+        except OSError as error:
+            self.notices.say(f"cannot rename the files of {conversation}: {error.strerror}.")
+
     def read_rows(
         self, conversation: str, group: str, positions: Sequence[int], states: Sequence[int]
     ) -> StoredRows:
@@ -175,6 +205,10 @@ class Levels:
         except OSError as error:
             self.notices.say(f"cannot read the rows of {conversation}: {error.strerror}.")
             return nothing._replace(is_damaged=True)
+        present = stored.present & self._is_current(conversation, positions)
+        for array in stored.arrays.values():
+            array[~present] = 0
+        stored = stored._replace(present=present)
         if stored.is_damaged:
             self.notices.say(f"rows of {conversation} were damaged on the disk; they are dropped.")
         elif not stored.present.all() and disk.was_damaged(conversation):
@@ -185,7 +219,8 @@ class Levels:
         """Which of the first tokens have a row on the disk, unchecked."""
         try:
             if (disk := self.disk) is not None and self.disk_has_rows(conversation, group):
-                return disk.marks(conversation, group, n_tokens)
+                marks = disk.marks(conversation, group, n_tokens)
+                return marks & self._is_current(conversation, range(n_tokens))
         except OSError as error:
             self.notices.say(f"cannot read the rows of {conversation}: {error.strerror}.")
         return np.zeros(n_tokens, np.bool_)

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdlms.errors import UserError
 from sdlms.explorer.prompting import Prompting, prompting_of
+from sdlms.models.chat import ChatTemplate, Message
+from sdlms.models.inputs import check_vocabulary
 from sdlms.models.loading import (
     ModelSource,
     load_causal_model,
@@ -69,9 +72,20 @@ def load_for_exploring(
     """Load what `find_model` found.
 
     Raises:
-        UserError: it is an encoder, has no tokenizer, or cannot be read.
+        UserError: it is an encoder, has no tokenizer, or another model's, or cannot be read.
     """
     config, tokenizer = load_config(source), load_tokenizer(source)
+    check_vocabulary(source, config, _largest_of_frame(tokenizer))
     record = model_record(source, config)
     model = load_causal_model(source, dtype, device)
     return LoadedModel(model, tokenizer, prompting_of(model, tokenizer), record)
+
+
+def _largest_of_frame(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The largest id among the tokens that every chat has; -1 where the template makes none."""
+    try:
+        parts = ChatTemplate(tokenizer).opening([Message("user", "")])
+    except UserError:  # the first chat says so again
+        return -1
+    text = "".join(part.text for part in parts)
+    return max(tokenizer(text, add_special_tokens=False).input_ids, default=-1)

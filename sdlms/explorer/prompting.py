@@ -54,12 +54,14 @@ class Prompting:
         template: of its chats.
         context: the most tokens that the model reads.
         end_ids: ids that end a reply.
+        d_vocab: ids below this one are known to the model; None where all are.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     template: ChatTemplate
     context: int
     end_ids: frozenset[int]
+    d_vocab: int | None = None
 
     def encode(self, parts: Sequence[Part], after: int | None = None) -> list[Encoded]:
         """The tokens of a chat's text, or of what follows a token.
@@ -69,13 +71,15 @@ class Prompting:
             after: the id before them; None at the start of the text.
 
         Raises:
-            UserError: a message spells a control token in a way that cannot be told apart.
+            UserError: a message spells a control token in a way that cannot be told apart, or the
+                model does not know a token.
         """
         text = "".join(part.text for part in parts)
         ends = list(accumulate(len(part.text) for part in parts))
         spans = list(self._spans(text, parts, ends, after))
         owners = [_owner(span, parts, ends) for span in spans]
-        self._check_control(spans, owners)
+        self._check_control(text, spans, owners)
+        self._check_known(text, spans)
         vocabulary = vocabulary_of(self.tokenizer)
         encoded = []
         for index, (span, owner) in enumerate(zip(spans, owners, strict=True)):
@@ -159,13 +163,26 @@ class Prompting:
         offsets = zip(found["input_ids"], found["offset_mapping"], strict=True)
         return [Span(token_id, begin, end) for token_id, (begin, end) in offsets]
 
-    def _check_control(self, spans: Sequence[Span], owners: Sequence[Part]) -> None:
-        """Make sure that no message has become a control token."""
+    def _check_control(self, text: str, spans: Sequence[Span], owners: Sequence[Part]) -> None:
+        """Make sure that no message has become a control token; unknown words stay unknown."""
         for span, owner in zip(spans, owners, strict=True):
-            if not owner.is_template and self.is_control(span.id):
+            is_unknown = span.id == self.tokenizer.unk_token_id and (
+                text[span.begin : span.end] != self.tokenizer.unk_token
+            )
+            if not owner.is_template and self.is_control(span.id) and not is_unknown:
                 raise UserError(
                     f"message {owner.message_index} spells '{self._control_ids[span.id]}', which "
                     "the tokenizer reads as a control token. Leave it out."
+                )
+
+    def _check_known(self, text: str, spans: Sequence[Span]) -> None:
+        """Make sure that the model has an embedding of every token."""
+        for span in spans:
+            if self.d_vocab is not None and span.id >= self.d_vocab:
+                raise UserError(
+                    f"the tokenizer gives token {span.id} for {_shown(text, span)}, but "
+                    f"the model knows {self.d_vocab} tokens. Leave it out, or use the tokenizer "
+                    "that belongs to the model."
                 )
 
 
@@ -181,7 +198,13 @@ def prompting_of(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase")
             "token stands for. Use a model with a tokenizer.json."
         )
     context = int(text_config(model.config).max_position_embeddings)
-    return Prompting(tokenizer, ChatTemplate(tokenizer), context, end_ids(model, tokenizer))
+    template, ends = ChatTemplate(tokenizer), end_ids(model, tokenizer)
+    return Prompting(tokenizer, template, context, ends, int(text_config(model.config).vocab_size))
+
+
+def _shown(text: str, span: Span) -> str:
+    """What a token stands for, in quotes and not long."""
+    return repr(text[span.begin : span.end][:40])
 
 
 def _owner(span: Span, parts: Sequence[Part], ends: Sequence[int]) -> Part:

@@ -73,16 +73,16 @@ def record_of(record: Mapping[str, Any]) -> Record:
     """
     if record.get("version") != VERSION:
         raise ValueError(f"version {record.get('version')!r} is unknown; this is {VERSION}")
-    messages = [_message(item) for item in _field(record, "messages", list)]
-    turns = [_turn(item) for item in _field(record, "turns", list)]
-    left = {int(p): _is(t, int, "left") for p, t in _field(record, "left", dict).items()}
+    messages = [_message(item) for item in record_field(record, "messages", list)]
+    turns = [_turn(item) for item in record_field(record, "turns", list)]
+    left = {int(p): _is(t, int, "left") for p, t in record_field(record, "left", dict).items()}
     tokens = _tokens(record, messages, left)
     _check_turns(turns, len(tokens), len(messages))
     if any(not 0 <= turn < len(turns) for turn in left.values()):
         raise ValueError("left names a turn that is not there")
     return Record(
-        conversation_id=_field(record, "conversation_id", str),
-        title=_field(record, "title", str),
+        conversation_id=record_field(record, "conversation_id", str),
+        title=record_field(record, "title", str),
         messages=messages,
         tokens=tokens,
         turns=turns,
@@ -95,9 +95,9 @@ def _tokens(
 ) -> list[Token]:
     """The tokens, from their columns."""
     names = ("token_ids", "token_texts", "message_indices", "is_template")
-    columns = [_field(record, name, list) for name in names]
+    columns = [record_field(record, name, list) for name in names]
     pieces = {
-        int(p): _is(text, str, "pieces") for p, text in _field(record, "pieces", dict).items()
+        int(p): _is(text, str, "pieces") for p, text in record_field(record, "pieces", dict).items()
     }
     if len({len(column) for column in columns}) > 1:
         raise ValueError("the columns of the tokens differ in length")
@@ -160,11 +160,25 @@ def _turn(item: object) -> Turn:
     raise ValueError("turns holds something that is no turn")
 
 
-def _field(record: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
-    """A field of the record."""
-    if name not in record:
+def record_field(
+    record: Mapping[str, Any], name: str, kind: type[Kind], absent: Kind | None = None
+) -> Kind:
+    """A field of the record.
+
+    Args:
+        record: as JSON gave it.
+        name: of the field.
+        kind: its type.
+        absent: what stands for a field that is not there; None where it must be.
+
+    Raises:
+        ValueError: it is missing, or of another type.
+    """
+    if name in record:
+        return _is(record[name], kind, name)
+    if absent is None:
         raise ValueError(f"the record lacks {name}")
-    return _is(record[name], kind, name)
+    return absent
 
 
 def _is(value: object, kind: type[Kind], name: str) -> Kind:

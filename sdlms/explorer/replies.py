@@ -219,11 +219,16 @@ class Match(Reply):
 
 
 class Matches(Reply):
-    """Where a token is predicted; `n_unfilled`: positions that are not measured yet."""
+    """Where a token is predicted.
+
+    `n_unfilled`: positions that are not measured yet; `n_uncertain`: positions where it may be as
+    probable as asked, but is not among the `top_k` that are stored.
+    """
 
     token_id: Count
     text: str
     n_unfilled: Count
+    n_uncertain: Count
     matches: list[Match]
 
 

@@ -20,8 +20,9 @@ from sdlms.explorer.refusals import Closed
 from sdlms.explorer.shelf import Opened
 from sdlms.explorer.spans import spans_of
 from sdlms.explorer.tokens import Token
-from sdlms.models.generating import Decoder
+from sdlms.models.generating import Decoder, Step
 from sdlms.models.sampling import Sampling, sample
+from sdlms.models.unembedding import rescored
 
 STORED_AT_ONCE = 16
 Finish = Literal["stop", "length", "cancelled"]
@@ -53,6 +54,7 @@ class Recorder:
                 own = states[place : place + span.end - first]
                 self._core.waiting.add(self._opened.id, first, own)
                 self._positions += range(first, span.end)
+                self.recorded.update(range(first, span.end))
                 self._states.append(own)
         if len(self._positions) >= STORED_AT_ONCE:
             self.store()
@@ -68,7 +70,6 @@ class Recorder:
             self._core.store(self._opened, HIDDEN, span.first, {"hidden": states[place:end]})
             place = end
         self._filler.add(self._opened, self._positions)
-        self.recorded.update(self._positions)
         self._positions, self._states = [], []
 
 
@@ -145,5 +146,9 @@ class Reply:
     def _extend(self, piece: list[int], *, draw: bool) -> tuple[NDArray[np.float32], int | None]:
         """In the thread that computes: the states of a piece, and the token after it."""
         step = self._decoder.extend(piece)
-        drawn = sample(step.logits, self._sampling, self._generator) if draw else None
-        return states_of_step(step), drawn
+        return states_of_step(step), self._drawn(step) if draw else None
+
+    def _drawn(self, step: Step) -> int:
+        """The next token, by the logits that the lens will show."""
+        logits = rescored(self._core.loaded.model, step.states[-1, -1], step.logits)
+        return sample(logits, self._sampling, self._generator)

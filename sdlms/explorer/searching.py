@@ -17,6 +17,7 @@ from sdlms.explorer.shelf import Opened
 from sdlms.lens.rows import decided_at
 
 POSITIONS_AT_ONCE = 256
+ROUNDING = 1e-5  # of a sum of float32 probabilities
 
 
 class StoredRows(NamedTuple):
@@ -51,6 +52,7 @@ def stored_rows(
 def search(core: Core, opened: Opened, question: SearchQuestion) -> Json:
     """Where a token is among the likeliest that are stored.
 
+    `n_uncertain` counts positions where it may be as probable as asked without being one of them.
     The last position is left out: its row is never stored, as what follows it is not known.
 
     Raises:
@@ -65,9 +67,11 @@ def search(core: Core, opened: Opened, question: SearchQuestion) -> Json:
     if not 0 <= question.least <= 1:
         raise OutOfRange(f"least must be 0 to 1, got {question.least}")
     matches: list[Json] = []
-    n_unfilled = 0
+    n_unfilled = n_uncertain = 0
     for rows in stored_rows(core, opened, question.lens, end=opened.conversation.n_tokens - 1):
         n_unfilled += int((~rows.present).sum())
+        if rows.present.any():
+            n_uncertain += _n_uncertain(rows, token_id, states, question.least)
         room = question.limit - len(matches)
         if rows.present.any() and room:
             matches += _matches(core, rows, token_id, states, question.least)[:room]
@@ -75,6 +79,7 @@ def search(core: Core, opened: Opened, question: SearchQuestion) -> Json:
         "token_id": token_id,
         "text": core.text_of(token_id),
         "n_unfilled": n_unfilled,
+        "n_uncertain": n_uncertain,
         "matches": matches,
     }
 
@@ -97,6 +102,16 @@ def _matches(
         }
         for at, place, rank in np.argwhere(hits).tolist()
     ]
+
+
+def _n_uncertain(rows: StoredRows, token_id: int, states: Sequence[int], least: float) -> int:
+    """Positions with a state that may predict a token so probably, and does not name it."""
+    ids = rows.arrays["top_ids"][:, states]
+    probabilities = rows.arrays["top_probabilities"][:, states]
+    # No token beyond them has more than the last of them, or than what they leave.
+    rest = np.minimum(probabilities[..., -1], 1 + ROUNDING - probabilities.sum(-1, dtype=float))
+    may_be = (rest >= least) & (ids != token_id).all(-1)
+    return int((may_be.any(-1) & rows.present).sum())
 
 
 def _token_of(core: Core, question: SearchQuestion) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+
 from sdlms.errors import UserError
 from sdlms.explorer.admission import check_characters, check_text
 from sdlms.explorer.answers import activations, check_position
@@ -154,6 +156,11 @@ class Explorer:
             )
         except UserError as error:
             raise OutOfRange(str(error)) from None
+        for layer in chosen:
+            if not np.isfinite(weights[layer]).all():
+                raise OutOfRange(
+                    f"attention of layer {layer} is not finite; start with --dtype float32"
+                )
         return {
             "position": position,
             "positions": positions,

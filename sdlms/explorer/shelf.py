@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock, RLock
@@ -13,10 +13,11 @@ from weakref import WeakValueDictionary
 from sdlms.explorer.cache import Cache
 from sdlms.explorer.conversation import Conversation
 from sdlms.explorer.loaded import LoadedModel
-from sdlms.explorer.records import VERSION
+from sdlms.explorer.records import VERSION, record_field
 from sdlms.explorer.refusals import NotFound, one_line
 from sdlms.explorer.shapes import Json
 from sdlms.explorer.spans import Span
+from sdlms.progress import LOGGER
 from sdlms.storage.conversations import ID
 
 N_KEPT = 64
@@ -83,7 +84,8 @@ class Shelf:
         self._tuned, self._on_read = tuned, on_read
         self._opened: WeakValueDictionary[str, Opened] = WeakValueDictionary()
         self._kept: OrderedDict[str, Opened] = OrderedDict()
-        self._summaries: dict[str, Json] = {}
+        self._removed: set[str] = set()  # their files are not gone yet
+        self._summaries: dict[str, Json | None] = {}  # None: there is nothing to show
         self._lock = RLock()
 
     def get(self, conversation_id: str) -> Opened:
@@ -99,22 +101,25 @@ class Shelf:
             self._keep(opened)
             return opened
 
-    def add(self, opened: Opened, record: Record | None = None) -> None:
-        """Take a new conversation in; its record makes the cache know it.
-
-        Args:
-            opened: the conversation.
-            record: of the conversation, stored until its first turn has ended; None stores it as
-                it is.
-        """
+    def add(self, opened: Opened) -> None:
+        """Take a new conversation in; its record makes the cache know it."""
         with self._lock:
             self._opened[opened.id] = opened
             self._keep(opened)
-        self._save(opened, opened.conversation.to_record() if record is None else record)
+        self.save(opened)
 
     def save(self, opened: Opened) -> None:
         """Store the conversation as it is now, unless it was deleted."""
-        self._save(opened, opened.conversation.to_record())
+        record = opened.conversation.to_record() | {
+            "created": opened.created,
+            "updated": now(),
+            "uncached": [[span.first, span.end] for span in opened.uncached],
+            "tuned_lens": self._tuned,
+        }
+        with opened.guard:
+            if not opened.deleted:
+                self._cache.save_record(opened.id, record)
+                self._summaries[opened.id] = summary_of(opened.id, record)
 
     def remove(self, conversation_id: str) -> None:
         """Forget a conversation and all that is stored of it.
@@ -126,58 +131,72 @@ class Shelf:
             opened = self.get(conversation_id)
             self._kept.pop(conversation_id, None)
             self._opened.pop(conversation_id, None)
-        with opened.guard:
+            self._removed.add(conversation_id)  # nobody reads it again while its files go
             opened.deleted = True
-            self._cache.delete(conversation_id)
-            self._summaries.pop(conversation_id, None)
+        try:
+            with opened.guard:  # what is being stored is stored, and then removed
+                self._cache.delete(conversation_id)
+        finally:
+            with self._lock:
+                self._removed.discard(conversation_id)
+                self._summaries.pop(conversation_id, None)
 
     def summaries(self) -> list[Json]:
-        """What a list shows of the stored conversations, the one changed last first."""
-        ids, sizes = self._cache.ids(), self._cache.sizes()
-        for conversation_id in ids:
-            if conversation_id not in self._summaries:  # once: a long record takes a while
-                record = self._cache.record(conversation_id)
-                if record is not None and record.get("version") == VERSION:
-                    self._summaries[conversation_id] = summary_of(conversation_id, record)
-        found = [
-            self._summaries[conversation_id]
-            | {
-                "persisted": self._cache.persisted(conversation_id),
-                "size_bytes": sizes.get(conversation_id, 0),
-            }
-            for conversation_id in ids
-            if conversation_id in self._summaries
-        ]
+        """What a list shows of the stored conversations, the one changed last first.
+
+        One without tokens is not shown, nor one that cannot be read; the latter is said once.
+        """
+        sizes, found = self._cache.sizes(), []
+        for conversation_id in self._cache.ids():
+            if (summary := self._summary(conversation_id)) is not None:
+                known = {
+                    "persisted": self._cache.persisted(conversation_id),
+                    "size_bytes": sizes.get(conversation_id, 0),
+                }
+                found.append(summary | known)
         return sorted(found, key=lambda each: each["updated"], reverse=True)
 
-    def _save(self, opened: Opened, record: Record) -> None:
-        """Store a record, with what is ours beside the conversation's own."""
-        record |= {
-            "created": opened.created,
-            "updated": now(),
-            "uncached": [[span.first, span.end] for span in opened.uncached],
-            "tuned_lens": self._tuned,
-        }
-        with opened.guard:
-            if not opened.deleted:
-                self._cache.save_record(opened.id, record)
-                self._summaries[opened.id] = summary_of(opened.id, record)
+    def _summary(self, conversation_id: str) -> Json | None:
+        """One line of the list; it is made once, since to read a long record takes a while."""
+        if conversation_id in self._removed:
+            return None
+        try:
+            return self._summaries[conversation_id]
+        except KeyError:
+            summary = None
+        if (record := self._cache.record(conversation_id)) is None:
+            return None
+        try:
+            summary = summary_of(conversation_id, record)
+        except ValueError as error:
+            self._put_aside(conversation_id, record, error)
+        return self._summaries.setdefault(conversation_id, summary)
+
+    def _put_aside(self, conversation_id: str, record: Record, error: ValueError) -> None:
+        """Of a record that is of no use, and say so; another version's stays where it is."""
+        if record.get("version") == VERSION:
+            self._cache.put_aside(conversation_id, str(error))
+        else:
+            LOGGER.warning(f"conversation {conversation_id} cannot be listed: {error}")
 
     def _read(self, conversation_id: str) -> Opened:
         """From its record. Rows of tokens that the record lacks were written by a turn that died.
 
         The row of the record's last token is dropped too: what followed it then is gone.
         """
-        record = self._cache.record(conversation_id)
+        is_removed = conversation_id in self._removed
+        record = None if is_removed else self._cache.record(conversation_id)
         if record is None:
             raise NotFound(f"no conversation {one_line(conversation_id)}")
         self._cache.touch(conversation_id)
         try:
             conversation = Conversation.from_record(record, self._loaded.prompting)
+            opened = Opened(conversation, record_field(record, "created", str, ""))
+            opened.uncached = _spans(record_field(record, "uncached", list, []))
         except ValueError as error:
+            if record.get("version") == VERSION:
+                self._cache.put_aside(conversation_id, str(error))
             raise NotFound(f"conversation {conversation_id} cannot be read: {error}") from None
-        opened = Opened(conversation, record.get("created", ""))
-        opened.uncached = [Span(first, end) for first, end in record.get("uncached", [])]
         opened.n_recorded = n_tokens = conversation.n_tokens
         self._cache.truncate(conversation_id, n_tokens)
         for lens in ("logit", "tuned"):
@@ -197,13 +216,38 @@ class Shelf:
             self._kept.popitem(last=False)
 
 
-def summary_of(conversation_id: str, record: Record) -> Json:
-    """What a list shows of a conversation, without what the cache knows."""
-    return {
+def _spans(items: Sequence[object]) -> list[Span]:
+    """Spans of a record.
+
+    Raises:
+        ValueError: an item is no pair of numbers.
+    """
+    spans = []
+    for item in items:
+        match item:
+            case [int(first), int(end)]:
+                spans.append(Span(first, end))
+            case _:
+                raise ValueError("uncached holds something that is no span")
+    return spans
+
+
+def summary_of(conversation_id: str, record: Record) -> Json | None:
+    """What a list shows of a conversation, without what the cache knows; None without tokens.
+
+    Raises:
+        ValueError: it is no record of a conversation.
+    """
+    if record.get("version") != VERSION:
+        raise ValueError(f"version {record.get('version')!r} is unknown; this is {VERSION}")
+    n_tokens = len(record_field(record, "token_ids", list))
+    record_field(record, "title", str).encode()  # half of a character is no text
+    summary = {
         "conversation_id": conversation_id,
-        "title": record["title"],
-        "created": record.get("created", ""),
-        "updated": record.get("updated", ""),
-        "n_tokens": len(record["token_ids"]),
-        "n_messages": len(record["messages"]),
+        "title": record_field(record, "title", str),
+        "created": record_field(record, "created", str, ""),
+        "updated": record_field(record, "updated", str, ""),
+        "n_tokens": n_tokens,
+        "n_messages": len(record_field(record, "messages", list)),
     }
+    return summary if n_tokens else None

@@ -7,6 +7,8 @@ from sdlms.errors import UserError
 from sdlms.explorer.tokens import Token
 from sdlms.models.chat import Message
 
+RESERVED = 4  # one of so many parts of the context is kept for a reply, however long it may be
+
 
 def leaving(
     tokens: Sequence[Token],
@@ -24,7 +26,8 @@ def leaving(
         tokens: those in the prompt, the newest message and the reply's header among them.
         messages: what was said, the newest message last; an index that tokens name.
         context: the most tokens that the model reads.
-        max_new_tokens: that are to fit behind the prompt, as long as something can leave.
+        max_new_tokens: of the reply. They are to fit behind the prompt as long as something can
+            leave, up to a quarter of the context: a longer reply does not cost what was said.
         stays: id of a token that stays where it is the conversation's first (BOS).
 
     Returns:
@@ -35,11 +38,12 @@ def leaving(
     """
     places = _places(tokens, stays)
     n_room = context - len(tokens)
+    n_wanted = min(max_new_tokens, max(1, context // RESERVED))
     left: list[int] = []
     for index, message in enumerate(messages[:-1]):
         if message.role == "system" or not places[index]:
             continue
-        if n_room >= max_new_tokens and (message.role == "user" or not left):
+        if n_room >= n_wanted and (message.role == "user" or not left):
             break
         left += places[index]
         n_room += len(places[index])

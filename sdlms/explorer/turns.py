@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from sdlms.errors import UserError
 from sdlms.explorer.admission import (
+    check_messages,
     check_request,
     check_sampling,
     new_id,
@@ -26,7 +27,6 @@ from sdlms.explorer.events import Pieces
 from sdlms.explorer.filling import Filler
 from sdlms.explorer.questions import ChatRequest, SamplingRequest
 from sdlms.explorer.refusals import (
-    BadRequest,
     NotFound,
     OutOfRange,
     TooLarge,
@@ -77,6 +77,11 @@ class Turns:
         for turn in list(self._running):
             turn.close()
 
+    def forget(self, conversation_id: str) -> None:
+        """Let go of what is kept of a conversation that was deleted."""
+        self._filler.forget(conversation_id)
+        self.decoders.forget(conversation_id)
+
     def chat(self, request: ChatRequest) -> Pieces[Event]:
         """A turn as it goes on; what the user says is added when this returns.
 
@@ -126,6 +131,9 @@ class Turns:
         given_up: Flag,
     ) -> Events:
         """The events of a turn that replaces a token."""
+        most = self._settings.max_tokens
+        if position + 1 + sampling.max_new_tokens > most:
+            raise TooLarge(f"a conversation has at most {most} tokens")
         with self._place():
             self._check_room_for_another()
             try:
@@ -180,14 +188,7 @@ class Turns:
             messages = [message_of(said.role, said.content) for said in request.messages]
             prompting = self._core.loaded.prompting
             return Opened(Conversation(new_id(), prompting, messages, title_of(request.text)))
-        opened = self._shelf.get(request.conversation_id)
-        n_messages = len(opened.conversation.messages)
-        if request.messages and len(request.messages) != n_messages:
-            raise BadRequest(
-                f"messages has {len(request.messages)} entries, but the conversation "
-                f"{n_messages}; leave messages out to go on with it"
-            )
-        return opened
+        return self._shelf.get(request.conversation_id)
 
     def _check_room_for_another(self) -> None:
         """Refuse one more conversation where there are too many.
@@ -202,21 +203,23 @@ class Turns:
         """Add what the user says.
 
         Raises:
+            BadRequest: the conversation has other messages than those named.
             TooLarge: it does not fit the context, or the conversation has become too long.
         """
         conversation, sampling = opened.conversation, request.sampling
         n_before = conversation.n_tokens
+        is_new = request.conversation_id is None
+        if not is_new:
+            check_messages(request.messages, conversation.messages)
         if len(conversation.messages) + 2 > self._settings.max_messages:
             raise TooLarge(f"a conversation has at most {self._settings.max_messages} messages")
-        if n_before + sampling.max_new_tokens > self._settings.max_tokens:
-            raise TooLarge(f"a conversation has at most {self._settings.max_tokens} tokens")
-        empty = conversation.to_record() if request.conversation_id is None else None
+        most = self._settings.max_tokens
         try:
-            said = conversation.add_user(request.text, sampling.max_new_tokens)
+            said = conversation.add_user(request.text, sampling.max_new_tokens, most)
         except UserError as error:
             raise TooLarge(str(error)) from None
-        if empty is not None:  # what a turn that dies leaves behind is as if it had not been
-            self._shelf.add(opened, empty)
+        # At once: what was said is not lost with a turn that dies.
+        self._shelf.add(opened) if is_new else self._shelf.save(opened)
         return Begun(opened, said, left_of(opened), n_before, request.cache_activations)
 
     def _events(
@@ -247,6 +250,10 @@ class Turns:
             text = opened.conversation.end_reply()
             self._end(begun, reply, recorder)
             self.decoders.give_back(opened.id, decoder)
+            if opened.deleted:  # meanwhile, and what was kept of it was let go before
+                self.forget(opened.id)
+        # What is shown as complete outlives a process that is killed.
+        self._core.cache.wait_for_record(opened.id)
         return {
             "event": "done",
             "conversation_id": opened.id,
@@ -259,11 +266,10 @@ class Turns:
         }
 
     def _end(self, begun: Begun, reply: Reply, recorder: Recorder) -> None:
-        """Record what is not recorded yet, and store the conversation."""
+        """Store the conversation, then the states that are not stored yet."""
         opened = begun.opened
         try:
             reply.read_last()
-            recorder.store()
         finally:
             n_tokens = opened.conversation.n_tokens
             recorded = recorder.recorded
@@ -272,6 +278,8 @@ class Turns:
             )
             opened.n_recorded = n_tokens
             self._shelf.save(opened)
+        recorder.store()
+        self._filler.add(opened, ())  # what follows the token before this turn is known
 
 
 def left_of(opened: Opened) -> list[int]:

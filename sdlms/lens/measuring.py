@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdlms.lens.fast_unembedding import FastUnembedding
 from sdlms.lens.rows import LensRows, empty_rows
+from sdlms.lens.sweeping import rows_at_once
 from sdlms.lens.unembedding import (
     ExactUnembedding,
     Measured,
@@ -20,8 +21,6 @@ from sdlms.lens.unembedding import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Few rows make a slow product, many leave the cache; both keep less than 60 MB of GPT-2's logits.
-CHUNK_ROWS: dict[UnembedDtype, int] = {"float32": 256, "bfloat16": 256}
 UNEMBEDDINGS: dict[UnembedDtype, Callable[[PreTrainedModel], Unembedding]] = {
     "float32": ExactUnembedding,
     "bfloat16": FastUnembedding,
@@ -56,7 +55,7 @@ class Lens:
             raise ValueError(f"n_top is {n_top}, of a vocabulary of {self._unembedding.d_vocab}")
         self._device = model.device
         self._n_top = n_top
-        self._chunk_rows = chunk_rows or CHUNK_ROWS[unembed]
+        self._chunk_rows = chunk_rows or rows_at_once(self._unembedding.d_vocab)
 
     def measure(self, states: Tensor, next_ids: Tensor, pins: Sequence[int] = ()) -> LensRows:
         """What the lens says.

@@ -7,12 +7,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FADING_NATS = 0.25
+
 
 class Terms(NamedTuple):
     """Logits of some tokens, rounded as they are in the sums, and exact; `[..., candidate]`."""
 
     rounded: Tensor
     exact: Tensor
+
+
+def faded(terms: Terms) -> Terms:
+    """Exact logits that become the rounded ones towards the least of the candidates."""
+    above = terms.rounded - terms.rounded.amin(-1, keepdim=True)
+    share = (above / FADING_NATS).clamp(0, 1)
+    return Terms(terms.rounded, terms.rounded.lerp(terms.exact, share))
 
 
 def replaced_normalizer(normalizer: Tensor, terms: Terms) -> Tensor:
@@ -49,8 +58,9 @@ def replaced_mean(
 def expected_error(normalizer: Tensor, terms: Terms) -> Tensor:
     """How far off, at one standard deviation, the largest probability still is.
 
-    The terms beyond the candidates are off by as much as the candidates were, independently; none
-    is larger than the least candidate.
+    The terms beyond the n candidates are off by as much as the candidates were, independently.
+    Their probabilities are taken to fall as a power of their rank, from the least candidate's, p,
+    so that their squares sum to n p^2 q / (2 n p + q), where q is what they sum to.
 
     Args:
         normalizer: `[...]`, the replaced one.
@@ -59,7 +69,10 @@ def expected_error(normalizer: Tensor, terms: Terms) -> Tensor:
     error = (terms.rounded - terms.exact).square().mean(-1).sqrt()
     probabilities = (terms.exact - normalizer[..., None]).exp()
     rest = (1 - probabilities.sum(-1)).clamp_min(0)
-    found: Tensor = probabilities.amax(-1) * error * (rest * probabilities.amin(-1)).sqrt()
+    least = probabilities.amin(-1)
+    alike = least * probabilities.shape[-1]
+    squares = (alike * least * rest / (2 * alike + rest)).nan_to_num(0)
+    found: Tensor = probabilities.amax(-1) * error * squares.sqrt()
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdlms.lens.settings import LOGIT, TUNED
@@ -11,14 +12,16 @@ from sdlms.lens.translators import Saved, TrainingText
 from sdlms.lens.tuned import Tuned
 from sdlms.models.architectures import n_layers, n_units, text_config
 from sdlms.models.inputs import Inputs
-from sdlms.storage.lens_file import LensHeader, predicted_lens_bytes
+from sdlms.models.token_texts import token_text
+from sdlms.storage.files import write_errors
+from sdlms.storage.lens_file import LensHeader, create_lens, predicted_lens_bytes
 from sdlms.storage.rows import Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TABLE_ROW_BYTES = 500
-TARGET_ROW_BYTES = 150
+TARGET_ROW_BYTES = 200
 FLOAT_BYTES = 4
 
 
@@ -57,6 +60,16 @@ class Study:
         return (LOGIT, TUNED) if self.saved or self.training else (LOGIT,)
 
     @property
+    def n_trained_on(self) -> int | None:
+        """Measured documents that the saved lens was trained on; None where nobody knows.
+
+        Raises:
+            UserError: the list of its documents is damaged.
+        """
+        trained = self.saved[0].documents() if self.saved else None
+        return None if trained is None else len(trained.intersection(self.rows.document_ids))
+
+    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return n_units(self.inputs.config, "resid_post")
@@ -92,6 +105,23 @@ class Study:
             unembed=unembed,
         )
 
+    def create_file(self, path: Path, dtype: str, unembed: str) -> None:
+        """Allocate `lens.h5`; a run that goes on has it.
+
+        Args:
+            path: of the file.
+            dtype: in which the model computes.
+            unembed: in which it is unembedded.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        if path.exists():
+            return
+        texts = [token_text(self.tokenizer, token_id) for token_id in range(self.d_vocab)]
+        with write_errors(path):
+            create_lens(path, self.header(dtype, unembed, texts), self.rows)
+
     def predicted_bytes(self, n_tasks: int) -> int:
         """What the run will take on disk."""
         n_states = len(self.states) * len(self.lenses)
@@ -111,6 +141,12 @@ class Study:
             "lenses": list(self.lenses),
             "targets": [target._asdict() for target in self.targets],
             "n_top": self.n_top,
-            "tuned_lens": self.saved[0].record() if self.saved else None,
+            "tuned_lens": self._saved_record(),
             "tuned_text": self.training.record() if self.training else None,
         }
+
+    def _saved_record(self) -> dict[str, Any] | None:
+        """The lens that the user names, and how much of its training text is measured."""
+        if self.saved is None:
+            return None
+        return {**self.saved[0].record(), "n_trained_on": self.n_trained_on}

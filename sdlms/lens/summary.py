@@ -6,9 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.errors import UserError
 from sdlms.numerics.document_bootstrap import Estimate, drawn_documents, percentile_interval
-from sdlms.storage.counts import masked_lengths
 from sdlms.storage.lens_file import DECIDED_AT, LensReader
 from sdlms.storage.rows import Rows, document_blocks
 
@@ -44,18 +42,6 @@ class Block(NamedTuple):
     top_ids: NDArray[np.int32]
     states: Floats
     model: Floats
-
-
-def check_text(rows: Rows) -> None:
-    """Refuse a task without text.
-
-    Raises:
-        UserError: all tokens of a task are special.
-    """
-    text = masked_lengths(rows)
-    for task in dict.fromkeys(rows.document_tasks):
-        if not text[[own == task for own in rows.document_tasks]].any():
-            raise UserError(f"task '{task}': every token is special. Give it documents with text.")
 
 
 def readable_positions(rows: Rows) -> NDArray[np.int64]:

@@ -13,7 +13,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-TILE_COLUMNS = 2048
+# A tile of 2 MB in float32 stays in the cache of most processors. Fewer rows or columns make
+# slow products and many small operations.
+TILE_NUMBERS = 2**19
+CHUNK_NUMBERS = 2**22
+CHUNK_ROWS = (256, 1024)
 BLOCK_COLUMNS = 32
 # The logit of columns beyond the vocabulary: exp() of it is 0, and 0 times it no NaN.
 BEYOND = -1e30
@@ -42,9 +46,21 @@ class Tiling:
         return torch.empty((self.n_tiles, n_rows, self.width), dtype=dtype, device=device)
 
 
-def tiling_of(d_vocab: int) -> Tiling:
-    """Tiles of at most `TILE_COLUMNS`, and as little padding as that allows."""
-    n_tiles = -(-d_vocab // TILE_COLUMNS)
+def rows_at_once(d_vocab: int) -> int:
+    """How many rows to measure together: many of a small vocabulary."""
+    least, most = CHUNK_ROWS
+    return min(max(least, CHUNK_NUMBERS // d_vocab), most)
+
+
+def tiling_of(d_vocab: int, n_least: int = 1) -> Tiling:
+    """Tiles of at most `TILE_NUMBERS` with `rows_at_once`, and as little padding as that allows.
+
+    Args:
+        d_vocab: of the model.
+        n_least: So many tiles if each can have a block.
+    """
+    most = TILE_NUMBERS // rows_at_once(d_vocab)
+    n_tiles = max(-(-d_vocab // most), min(n_least, -(-d_vocab // BLOCK_COLUMNS)))
     width = -(-d_vocab // (n_tiles * BLOCK_COLUMNS)) * BLOCK_COLUMNS
     return Tiling(d_vocab, -(-d_vocab // width), width)
 
@@ -142,42 +158,41 @@ def _measure_(sums: Tensor, logits: Tensor, buffers: Tensor, n_states: int) -> N
     torch.sum(probabilities.mul_(logits), -1, out=sums[1])
 
 
-def logits_at(swept: Swept, ids: Tensor) -> Tensor:
-    """Logits of some tokens as they were kept.
+def logits_at(swept: Swept, columns: Tensor) -> Tensor:
+    """Some logits as they were kept.
 
     Args:
         swept: of `[row]`.
-        ids: `[row, any]` int64.
+        columns: `[row, any]` int64, tile after tile.
 
     Returns:
         `[row, any]` float32.
     """
     width = swept.logits.shape[2]
-    rows = torch.arange(len(ids), device=ids.device)[:, None]
-    return swept.logits[ids // width, rows, ids % width].float()
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    return swept.logits[columns // width, rows, columns % width].float()
 
 
-def largest(swept: Swept, tiling: Tiling, rows: Tensor, n_top: int) -> tuple[Tensor, Tensor]:
-    """The tokens of the largest logits: the n largest are in the n blocks of the largest maxima.
+def largest(swept: Swept, rows: Tensor, n_top: int) -> tuple[Tensor, Tensor]:
+    """The largest logits: the n largest are in the n blocks of the largest maxima.
 
     Args:
         swept: of all rows.
-        tiling: of the columns.
         rows: int64, those that are wanted.
         n_top: at most the vocabulary.
 
     Returns:
-        float32 logits as they were kept, falling, and int64 ids, both `[row, n_top]`.
+        float32 logits as they were kept, falling, and int64 columns, both `[row, n_top]`. NaN
+        counts as largest, even beyond the vocabulary.
     """
     n_blocks = min(n_top, swept.maxima.shape[1])
     blocks = swept.maxima[rows].topk(n_blocks, sorted=False).indices
-    per_tile = tiling.width // BLOCK_COLUMNS
+    per_tile = swept.logits.shape[2] // BLOCK_COLUMNS
     in_blocks = swept.logits.view(*swept.logits.shape[:2], per_tile, BLOCK_COLUMNS)
     found = in_blocks[blocks // per_tile, rows[:, None], blocks % per_tile]
     logits, places = found.flatten(1).float().topk(n_top)
-    ids = blocks.gather(1, places // BLOCK_COLUMNS) * BLOCK_COLUMNS + places % BLOCK_COLUMNS
-    # NaN counts as largest, beyond the vocabulary too.
-    return logits, ids.clamp_max(tiling.d_vocab - 1)
+    first = blocks.gather(1, places // BLOCK_COLUMNS) * BLOCK_COLUMNS
+    return logits, first + places % BLOCK_COLUMNS
 
 
 def count_larger_(counts: Tensor, logits: Tensor, asked: Tensor, buffer: Tensor) -> None:

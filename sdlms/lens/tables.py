@@ -17,6 +17,7 @@ from sdlms.lens.summary import (
     summary_of,
     summed,
 )
+from sdlms.lens.text_ends import last_positions
 from sdlms.numerics.document_bootstrap import Estimate
 from sdlms.storage.lens_file import LensReader
 from sdlms.storage.rows import Rows
@@ -40,8 +41,8 @@ COLUMNS = [
 ]
 OF_TARGETS = ("probability", "log_probability_nats", "first_fraction")
 TARGET_COLUMNS = [
-    *("lens", "site", "layer", "task", "document", "token", "target_id", "target"),
-    *(*_with_ends(*OF_TARGETS), "rank", "reason"),
+    *("lens", "site", "layer", "task", "document", "document_number", "text_end", "token"),
+    *("target_id", "target", *_with_ends(*OF_TARGETS), "rank", "reason"),
 ]
 
 
@@ -164,7 +165,9 @@ def _row(columns: Sequence[str], *parts: Row) -> Row:
     }
 
 
-def target_rows(reader: LensReader, tasks: Sequence[str], seed: int) -> Iterator[Row]:
+def target_rows(
+    reader: LensReader, tasks: Sequence[str], text_ends: Sequence[str], seed: int
+) -> Iterator[Row]:
     """The rows of `targets.csv`: what follows each document's last token that is text.
 
     First the means over documents, task by task and over all; then document by document.
@@ -172,6 +175,7 @@ def target_rows(reader: LensReader, tasks: Sequence[str], seed: int) -> Iterator
     Args:
         reader: of a finished `lens.h5` with targets.
         tasks: their names, in order.
+        text_ends: of each document, by which people know it.
         seed: of the bootstrap.
     """
     rows = reader.rows()
@@ -191,16 +195,8 @@ def target_rows(reader: LensReader, tasks: Sequence[str], seed: int) -> Iterator
                 yield _row(TARGET_COLUMNS, key, cells, mean)
         for document, position in enumerate(lasts):
             if position >= 0:
-                yield from _document_rows(reader, rows, lens, document, int(position))
-
-
-def last_positions(rows: Rows) -> NDArray[np.int64]:
-    """`[document]` the row of each one's last token of mask 1; -1 where it has none."""
-    masked = np.flatnonzero(rows.mask)
-    ends = np.searchsorted(masked, rows.offsets[1:]) - 1
-    found = np.where(ends >= 0, masked[ends] if len(masked) else -1, -1)
-    lasts: NDArray[np.int64] = np.where(found >= rows.offsets[:-1], found, -1)
-    return lasts
+                told = _document_rows(reader, rows, lens, document, int(position))
+                yield from ({**row, "text_end": text_ends[document]} for row in told)
 
 
 def _at(reader: LensReader, lens: str, position: int) -> tuple[Floats, NDArray[np.integer]]:
@@ -232,6 +228,7 @@ def _document_rows(
         own: Row = dict(zip(OF_TARGETS, map(float, flat[number]), strict=True))
         told: Row = {
             "document": rows.document_ids[document],
+            "document_number": document,
             "token": position - int(rows.offsets[document]),
             "rank": int(flat_ranks[number]),
         }

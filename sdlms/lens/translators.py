@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sdlms.errors import UserError
 from sdlms.lens.settings import TUNED_FOLDER
 from sdlms.lens.tuned import Tuned
-from sdlms.lens.tuned_files import read_tuned, write_tuned
+from sdlms.lens.tuned_files import read_documents, read_tuned, write_tuned
 from sdlms.lens.tuning import TuningSettings, train_tuned, without
 from sdlms.models.architectures import n_units
+from sdlms.progress import LOGGER
 from sdlms.runs.meta import META
-from sdlms.runs.reading import Run, find_run
+from sdlms.runs.reading import Run, find_run, list_runs
 from sdlms.storage.files import sha256_of, write_atomically
 from sdlms.storage.rows import Rows
 
@@ -46,6 +47,14 @@ class Saved:
         """
         return read_tuned(self.folder, model, d_model)
 
+    def documents(self) -> frozenset[str] | None:
+        """Ids of the documents that it was trained on; None where it does not say.
+
+        Raises:
+            UserError: their list is damaged.
+        """
+        return read_documents(self.folder)
+
     def record(self) -> dict[str, Any]:
         """The lens as `meta.jsonl` records it."""
         files = sorted(path for path in self.folder.iterdir() if path.is_file())
@@ -61,7 +70,8 @@ def find_tuned(artifacts: Path, named: str) -> Saved:
 
     Args:
         artifacts: the artifacts folder.
-        named: a folder (ours or of the tuned-lens library), or a run by path, name or `latest`.
+        named: a folder (ours or of the tuned-lens library), or a run by path or name; `latest` is
+            the newest complete run that trained a lens.
 
     Raises:
         UserError: there is no such folder or run, or the run trained no lens.
@@ -69,10 +79,27 @@ def find_tuned(artifacts: Path, named: str) -> Saved:
     path = Path(named).expanduser()
     if path.is_dir() and not (path / META).is_file():
         return Saved(path, None)
-    run = find_run(artifacts, named, STAGE)
-    if not (run.path / TUNED_FOLDER).is_dir():
+    run = _latest(artifacts) if named == "latest" else find_run(artifacts, named, STAGE)
+    if not _holds_lens(run):
         raise UserError(f"--tuned-lens: {run.name} trained no lens. Make one that does: --tuned")
     return Saved(run.path / TUNED_FOLDER, run)
+
+
+def _holds_lens(run: Run) -> bool:
+    """Whether a run trained a lens."""
+    return (run.path / TUNED_FOLDER).is_dir()
+
+
+def _latest(artifacts: Path) -> Run:
+    """The newest complete run that trained a lens."""
+    for run in reversed(list_runs(artifacts)):
+        if run.complete and run.stage == STAGE and _holds_lens(run):
+            LOGGER.info("latest tuned lens: %s", run.name)
+            return run
+    raise UserError(
+        f"--tuned-lens latest: no completed '{STAGE}' run under {artifacts}/ trained a lens. Make "
+        f"one: sdlms {STAGE} --tuned"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +186,6 @@ def trained(
     if places.finished.exists():
         return read_tuned(places.lens, record, d_model)
     tuned = train_tuned(model, text.rows, settings, places.scratch)
-    write_tuned(places.lens, tuned, record)
+    write_tuned(places.lens, tuned, record, text.rows.document_ids)
     write_atomically(places.finished, b"")
     return tuned

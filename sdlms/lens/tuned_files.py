@@ -3,13 +3,15 @@
 ```
 config.json              the library's fields (base_model_name_or_path, d_model, ...), and ours
 translators.safetensors  weight [translator, d_model, d_model], bias [translator, d_model]; float32
+documents.txt            ids of the documents it was trained on, one a line, ascending
 ```
 The library has `params.pt` instead, a dictionary of `0.weight`, `0.bias`, `1.weight`, ...: it is
 read with torch's restricted unpickler, which makes tensors and runs nothing.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
 from typing import Any
@@ -26,17 +28,25 @@ from sdlms.storage.tensors import read_tensors, write_tensors
 
 FORMAT, VERSION = "sdlms tuned lens", 1
 CONFIG, TRANSLATORS, PUBLISHED = "config.json", "translators.safetensors", "params.pt"
+DOCUMENTS = "documents.txt"
+DOCUMENT_ID = re.compile("[0-9a-f]{16}")
 LENS_TYPE = "linear_tuned_lens"
 Json = dict[str, Any]
 
 
-def write_tuned(folder: Path, tuned: Tuned, model: Mapping[str, Any]) -> list[str]:
+def write_tuned(
+    folder: Path,
+    tuned: Tuned,
+    model: Mapping[str, Any],
+    documents: Collection[str] | None = None,
+) -> list[str]:
     """Write a lens; equal lenses give equal bytes.
 
     Args:
         folder: is made if need be.
         tuned: the translators.
         model: whose they are, as `model_record` gives it.
+        documents: ids of the texts that it was trained on; None where nobody knows.
 
     Returns:
         The names of the files.
@@ -60,7 +70,27 @@ def write_tuned(folder: Path, tuned: Tuned, model: Mapping[str, Any]) -> list[st
     }
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     write_atomically(folder / CONFIG, f"{text}\n".encode())
-    return [CONFIG, TRANSLATORS]
+    if documents is None:
+        return [CONFIG, TRANSLATORS]
+    lines = "".join(f"{document}\n" for document in sorted(documents))
+    write_atomically(folder / DOCUMENTS, lines.encode())
+    return [CONFIG, DOCUMENTS, TRANSLATORS]
+
+
+def read_documents(folder: Path) -> frozenset[str] | None:
+    """Ids of the documents that a lens was trained on; None where it does not say.
+
+    Raises:
+        UserError: the list is damaged.
+    """
+    path = folder / DOCUMENTS
+    if not path.is_file():
+        return None
+    ids = path.read_bytes().decode("ascii", errors="replace").splitlines()
+    for number, name in enumerate(ids, start=1):
+        if not DOCUMENT_ID.fullmatch(name):
+            raise UserError(f"{path}: line {number} is no id of a document. Train the lens again.")
+    return frozenset(ids)
 
 
 def read_tuned(folder: Path, model: Mapping[str, Any], d_model: int) -> Tuned:

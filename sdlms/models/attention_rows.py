@@ -13,6 +13,8 @@ from sdlms.errors import UserError
 from sdlms.models.architectures import check_causal
 from sdlms.models.generating import PIECE_TOKENS, forward_piece
 
+INSTALLED = "_output_capturing_hooks_installed"  # transformers: hooks are put on once
+
 
 @torch.no_grad()
 def attention_row(model: PreTrainedModel, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -43,7 +45,7 @@ def attention_row(model: PreTrainedModel, ids: Sequence[int]) -> NDArray[np.floa
     for first in range(0, len(ids) - 1, PIECE_TOKENS):
         piece = ids[first : min(first + PIECE_TOKENS, len(ids) - 1)]
         cache = forward_piece(model, piece, cache).past_key_values
-    with _eager(model):
+    with _eager(model), _without_more_hooks(model):
         attentions = forward_piece(model, ids[-1:], cache, output_attentions=True).attentions
     if not attentions or any(weights is None for weights in attentions):
         raise UserError(
@@ -73,6 +75,24 @@ def _eager(model: PreTrainedModel) -> Iterator[None]:
         # The setter reaches down to parts of a config, which come after the whole.
         for config, implementation in before:
             config._attn_implementation = implementation
+
+
+@contextmanager
+def _without_more_hooks(model: PreTrainedModel) -> Iterator[None]:
+    """Take away the hooks that transformers leaves on a model to capture its outputs.
+
+    They do nothing in any other forward, but each of them would be called there.
+    """
+    before = {module: set(module._forward_hooks) for module in model.modules()}
+    marked = {module for module in before if hasattr(module, INSTALLED)}
+    try:
+        yield
+    finally:
+        for module, known in before.items():
+            for number in [number for number in module._forward_hooks if number not in known]:
+                del module._forward_hooks[number]
+            if hasattr(module, INSTALLED) and module not in marked:
+                delattr(module, INSTALLED)
 
 
 def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:

@@ -7,7 +7,7 @@ messages then take their places, so the two can never be taken for one another.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
@@ -26,8 +26,7 @@ PLAIN = (
     "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """For models that bring no template."""
-STAND_IN = "\ue000{}\ue001"  # private use: no template trims, splits or writes it
-STAND_INS = re.compile("\ue000([0-9]+)\ue001")
+MARK, MARK_END = "\ue000", "\ue001"  # private use: no template trims, splits or writes them
 # What a template can raise: `raise_exception`, and whatever goes wrong in an expression.
 REFUSALS = (
     *(TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError),
@@ -123,8 +122,20 @@ class ChatTemplate:
         pieces = self._pieces(messages)
         first, header = self._before(messages, pieces[0])
         parts = [Part(first, -1, True), Part(header, 0, True)]
-        for index in range(len(messages)):
-            parts += self._said(messages, index) + self._behind(messages, index, pieces)
+        said = [""] * len(messages)
+        for start in (0, 1):  # every second message, then the others
+            said[start::2] = self._said(messages, range(start, len(messages), 2), pieces)
+        tails: dict[tuple[Role, str], str] = {}
+        for index, text in enumerate(said):
+            behind = messages[index].role, pieces[index + 1]
+            if behind not in tails:  # the first of its kind speaks for all: most chats have three
+                tails[behind] = self._tail(messages[: index + 1])
+            parts += [Part(text, index, False), *_behind(index, pieces, tails[behind])]
+        if self._render(messages, generate=True) != "".join(part.text for part in parts):
+            raise UserError(
+                "the model's chat template writes another frame around these messages because of "
+                f"what they say together ({_roles(messages)}). Say it in other words."
+            )
         return _without_empty(parts)
 
     def following(self, messages: Sequence[Message]) -> list[Part]:
@@ -141,13 +152,9 @@ class ChatTemplate:
         """
         pieces = self._pieces(messages)
         new = len(messages) - 1
-        return _without_empty(
-            [
-                *self._behind(messages, new - 1, pieces),
-                *self._said(messages, new),
-                *self._behind(messages, new, pieces),
-            ]
-        )
+        said = self._said(messages, [new], pieces)[0]
+        parts = [*_behind(new - 1, pieces, self._tail(messages[:new])), Part(said, new, False)]
+        return _without_empty([*parts, *_behind(new, pieces, self._tail(messages))])
 
     def reply_end(self, messages: Sequence[Message]) -> str:
         """The template's text behind a reply to these messages; "" where it refuses one."""
@@ -155,33 +162,44 @@ class ChatTemplate:
 
     def _pieces(self, messages: Sequence[Message]) -> list[str]:
         """The template's text before, between and behind the messages, each said once, in order."""
-        pieces = STAND_INS.split(self._render(_stand_ins(messages), generate=True))
-        if [int(index) for index in pieces[1::2]] != list(range(len(messages))):
+        text = self._render(_stand_ins(messages, MARK), generate=True)
+        if (pieces := _between(text, MARK, range(len(messages)))) is None:
             raise UserError(
                 "the model's chat template leaves out, repeats or moves one of these messages "
                 f"({_roles(messages)}). Leave out the system message, or use another model."
             )
-        return pieces[::2]
+        return pieces
 
-    def _said(self, messages: Sequence[Message], index: int) -> list[Part]:
-        """A message as the template writes it: what its stand-in's place then holds."""
-        chat = _stand_ins(messages)
-        before, _, behind = self._render(chat, generate=True).partition(chat[index].content)
-        chat[index] = messages[index]
-        text = self._render(chat, generate=True)
-        n_said = len(text) - len(before) - len(behind)
-        if n_said < 0 or not (text.startswith(before) and text.endswith(behind)):
-            raise UserError(
-                f"the model's chat template writes another frame around message {index} because of "
-                "what it says. Say it in other words."
-            )
-        return [Part(text[len(before) : len(before) + n_said], index, False)]
+    def _said(
+        self, messages: Sequence[Message], indices: Sequence[int], pieces: Sequence[str]
+    ) -> list[str]:
+        """Messages as the template writes them: what their stand-ins' places then hold.
 
-    def _behind(self, messages: Sequence[Message], index: int, pieces: Sequence[str]) -> list[Part]:
-        """The template's text behind a message: its end, and the next one's header."""
-        text = pieces[index + 1]
-        end = _shared(text, self._tail(messages[: index + 1]))
-        return [Part(end, index, True), Part(text[len(end) :], index + 1, True)]
+        Args:
+            messages: the chat.
+            indices: of the messages, rising; no two are neighbours, so that the stand-ins of the
+                others tell where each one's frame begins and ends.
+            pieces: the template's text around them.
+        """
+        mark = _mark(messages[index].content for index in indices)
+        chat = _stand_ins(messages, mark)
+        for index in indices:
+            chat[index] = messages[index]
+        others = sorted(set(range(len(messages))) - set(indices))
+        found = _between(self._render(chat, generate=True), mark, others)
+        said = []
+        for n_before, index in enumerate(indices):
+            text = "" if found is None else found[index - n_before]
+            before, behind = pieces[index : index + 2]
+            n_said = len(text) - len(before) - len(behind)
+            framed = text.startswith(before) and text.endswith(behind)
+            if found is None or n_said < 0 or not framed:
+                raise UserError(
+                    f"the model's chat template writes another frame around message {index} "
+                    "because of what it says. Say it in other words."
+                )
+            said.append(text[len(before) : len(before) + n_said])
+        return said
 
     def _before(self, messages: Sequence[Message], text: str) -> tuple[str, str]:
         """The template's text before the first message: its own, and the message's header.
@@ -202,10 +220,10 @@ class ChatTemplate:
     def _tail(self, messages: Sequence[Message]) -> str:
         """The template's text behind the last message where nothing follows; "" if it refuses."""
         try:
-            text = self._render(_stand_ins(messages), generate=False)
+            text = self._render(_stand_ins(messages, MARK), generate=False)
         except UserError:
             return ""
-        return STAND_INS.split(text)[-1]
+        return _stand_in_pattern(MARK).split(text)[-1]
 
     def _render(self, messages: Sequence[Message], *, generate: bool) -> str:
         """The chat's text, with the header of the next reply where `generate`.
@@ -235,9 +253,39 @@ def _roles(messages: Sequence[Message]) -> str:
     return ", ".join(roles if len(roles) <= 4 else ["…", *roles[-4:]])
 
 
-def _stand_ins(messages: Sequence[Message]) -> list[Message]:
-    """The same roles, each saying a string that no user can write into the result."""
-    return [Message(role, STAND_IN.format(index)) for index, (role, _) in enumerate(messages)]
+def _stand_ins(messages: Sequence[Message], mark: str) -> list[Message]:
+    """The same roles, each saying its number between marks."""
+    return [Message(role, f"{mark}{index}{MARK_END}") for index, (role, _) in enumerate(messages)]
+
+
+def _mark(contents: Iterable[str]) -> str:
+    """A mark that none of the texts holds: one longer than the longest they hold."""
+    held = (run for content in contents for run in re.findall(f"{MARK}+", content))
+    return MARK * (1 + max(map(len, held), default=0))
+
+
+def _stand_in_pattern(mark: str) -> re.Pattern[str]:
+    """Finds stand-ins, with the number as its group."""
+    return re.compile(f"{mark}([0-9]+){MARK_END}")
+
+
+def _between(text: str, mark: str, indices: Sequence[int]) -> list[str] | None:
+    """The text before, between and behind stand-ins; None where they are not these, in order."""
+    pieces = _stand_in_pattern(mark).split(text)
+    return pieces[::2] if pieces[1::2] == [str(index) for index in indices] else None
+
+
+def _behind(index: int, pieces: Sequence[str], tail: str) -> list[Part]:
+    """The template's text behind a message: its end, and the next one's header.
+
+    Args:
+        index: of the message.
+        pieces: the template's text around the messages.
+        tail: what is behind the message where nothing follows.
+    """
+    text = pieces[index + 1]
+    end = _shared(text, tail)
+    return [Part(end, index, True), Part(text[len(end) :], index + 1, True)]
 
 
 def _without_empty(parts: Sequence[Part]) -> list[Part]:

@@ -65,12 +65,14 @@ class Budget:
         skip_first: this many positions at the start of each document get mask 0.
         seed: of the order of documents.
         permute: whether each document's tokens are shuffled, a control: `permuted_ids`.
+        flag: by which the user set `max_tokens`.
     """
 
     max_tokens: int
     skip_first: int
     seed: int
     permute: bool = False
+    flag: str = "--max-tokens"
 
 
 def tokenize(
@@ -93,9 +95,7 @@ def tokenize(
     tokenizer.truncation_side = "right"
     kept: list[_Encoded] = []
     for texts in tasks:
-        kept.extend(
-            _within_budget(tokenizer, _shuffled(texts, budget.seed), context, budget.max_tokens)
-        )
+        kept.extend(_within_budget(tokenizer, _shuffled(texts, budget.seed), context, budget))
     return _tokens(tokenizer, kept, budget)
 
 
@@ -189,19 +189,19 @@ def _shuffled(texts: Sequence[Text], seed: int) -> list[Text]:
 
 
 def _within_budget(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Text], context: int, max_tokens: int
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Text], context: int, budget: Budget
 ) -> list[_Encoded]:
     """Whole documents until the next would exceed the budget."""
     kept: list[_Encoded] = []
     n_tokens = 0
     for item in _encoded(tokenizer, texts, context):
         n_tokens += len(item.ids)
-        if n_tokens > max_tokens:
+        if n_tokens > budget.max_tokens:
             break
         kept.append(item)
     if not kept:
         raise UserError(
-            f"--max-tokens {max_tokens}: the first document of task '{texts[0].task}' has "
+            f"{budget.flag} {budget.max_tokens}: the first document of task '{texts[0].task}' has "
             f"{n_tokens} tokens. Allow at least that many."
         )
     return kept

@@ -101,6 +101,51 @@ def capped(model: PreTrainedModel, logits: Tensor) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
+def rescored(model: PreTrainedModel, resid: Tensor, logits: Tensor, n_rescored: int = 64) -> Tensor:
+    """A model's logits, the largest of them free of the rounding of a 16-bit product.
+
+    Models in 16 bits round their logits to 8 or 11 binary digits, so that the largest two may tie
+    or change places. The normed residual times the unembedding's rows in float32 tells them apart.
+
+    Args:
+        model: A causal model.
+        resid: `[d_model]`, the residual after the last block that gave the logits.
+        logits: `[d_vocab]`, the model's own, soft-capped where it caps them; any float dtype.
+        n_rescored: How many of the largest are computed again; less where the vocabulary is.
+
+    Returns:
+        float32 `[d_vocab]`; of a float32 model `logits` itself.
+
+    Raises:
+        UserError: If the model is an encoder, or the architecture table does not describe it.
+        ValueError: If `model` carries no head.
+    """
+    head = unembedding_of(model)
+    if head.weight.dtype == torch.float32:
+        return logits
+    ids = logits.topk(min(n_rescored, len(logits))).indices
+    found = logits.float().clone()
+    found[ids] = exact_logits(model, resid, ids)
+    return found
+
+
+def exact_logits(model: PreTrainedModel, resid: Tensor, ids: Tensor) -> Tensor:
+    """Logits of some tokens, the products with the normed residual in float32.
+
+    Args:
+        model: A causal model.
+        resid: `[..., d_model]`, raw residuals before or after any block; any float dtype.
+        ids: `[..., token]` int64, the same leading axes.
+
+    Returns:
+        float32 `[..., token]`, soft-capped where the model caps its logits.
+    """
+    head = unembedding_of(model)
+    inputs = unembedding_input(model, resid).float()
+    logits = (head.weight[ids].float() @ inputs[..., None])[..., 0]
+    return capped(model, logits if head.bias is None else logits + head.bias[ids].float())
+
+
 def _module_at(model: PreTrainedModel, path: str | None) -> nn.Module | None:
     """The module at a path in the base model; None for no path or where the model left it out."""
     # Not get_submodule: it raises where the attribute is None.

@@ -14,7 +14,7 @@ from sdlms.models.layers import DEFAULT_LAYERS, check_layers, layers_of
 from sdlms.models.settings import check_at_least, check_batching, check_sites
 from sdlms.progress import LOGGER
 from sdlms.runs.writing import RunWriter
-from sdlms.tasks import DEFAULT_MANIFEST, Task, check_sources, load_tasks
+from sdlms.tasks import DEFAULT_MANIFEST, Task, check_sources, load_tasks, warn_of_dropped
 
 if TYPE_CHECKING:
     import torch
@@ -204,11 +204,7 @@ def _announce(config: Config, plan: Plan, decided: dict[str, Any], out: RunWrite
     if config.control != "none":
         LOGGER.info(f"a control, not the model itself: {config.control}, seed {config.seed}")
     LOGGER.info(announcement(device_of(decided["device"]), decided))
-    for task in plan.tasks:
-        if task.n_duplicates:
-            LOGGER.warning(f"{task.name}: {task.n_duplicates} duplicate documents dropped")
-        if task.n_blank:
-            LOGGER.warning(f"{task.name}: {task.n_blank} blank rows dropped")
+    warn_of_dropped(plan.tasks)
     warn_of_truncation(plan.inputs.tokens)
     if (truncated := plan.inputs.tokens.truncated) and not out.resumed:
         out.event("document_truncated", count=len(truncated), tokens_cut=truncated)

@@ -17,9 +17,8 @@ from sdlms.models.architectures import n_layers, n_units
 from sdlms.models.layers import ALL, check_layers, layers_of
 from sdlms.models.settings import check_at_least
 from sdlms.options import Verbatim, dashed
-from sdlms.progress import LOGGER
 from sdlms.runs.writing import RunWriter
-from sdlms.tasks import DEFAULT_MANIFEST, Task, check_sources, load_tasks
+from sdlms.tasks import DEFAULT_MANIFEST, Task, check_sources, load_tasks, warn_of_dropped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from sdlms.lens.tuned import Tuned
     from sdlms.models.inputs import Inputs
     from sdlms.models.loading import ModelSource
+    from sdlms.models.tokens import Budget
 
 TUNED_TASKS = ("heldout",)
 OF_TRAINING = ("tuned_tasks", "tuned_tokens", "tuned_steps")
@@ -55,6 +55,7 @@ class Config(ComputeConfig):
         r"Tokens to follow everywhere, spaces kept: ' Paris, Rome'; '\,' is a comma.",
     ] = ()
     max_tokens: Annotated[int, "Tokens per task, in whole documents."] = 20_000
+    skip_first: Annotated[int, "Positions at a document's start that means skip."] = 0
     tuned: Annotated[bool, "Train a tuned lens, and look through it too."] = False
     tuned_lens: Annotated[
         str | None, "Look through this one too: a folder, or a logit-lens run that trained it."
@@ -73,7 +74,7 @@ class Config(ComputeConfig):
         super().__post_init__()
         check_layers(self.layers)
         least = {"max_tokens": 1, "top_k": 1, "tuned_tokens": 1, "tuned_steps": 1}
-        for name, bound in {**least, "batch_tokens": 0}.items():
+        for name, bound in {**least, "skip_first": 0, "batch_tokens": 0}.items():
             check_at_least(name, getattr(self, name), bound)
         check_sources(self.tasks, self.texts, self.field)
         changed = [
@@ -106,13 +107,16 @@ def run(config: Config, out: RunWriter) -> None:
         UserError: a setting or an input is wrong (before anything is written); or a single document
             does not fit the memory, a state is not finite, or the disk is full.
     """
+    from sdlms.lens.announcing import announce
+
     plan = _plan(config, out)
     needed = plan.study.predicted_bytes(len(plan.tasks))
     out.check_disk(needed, "Lower --max-tokens or --top-k, or name fewer --layers.")
     plan = replace(plan, decided=out.start(_resolved(plan), plan.decided))
     if (saved := plan.study.saved) is not None and saved[0].run is not None:
         out.input(saved[0].run)
-    _announce(plan, out)
+    warn_of_dropped(plan.tasks)
+    announce(plan.study, plan.decided, out)
     measuring = _load(config, plan, out)
     with out.phase("forward"):
         _measure(plan, measuring, out)
@@ -123,13 +127,14 @@ def run(config: Config, out: RunWriter) -> None:
 def _plan(config: Config, out: RunWriter) -> Plan:
     """Check every setting and input; read and tokenise the documents."""
     from sdlms.lens.study import Study
-    from sdlms.lens.summary import check_text
     from sdlms.lens.targets import targets_of
     from sdlms.lens.translators import find_tuned
     from sdlms.models.architectures import check_causal, text_config
     from sdlms.models.inputs import read_model
     from sdlms.models.loading import load_tokenizer
     from sdlms.models.recorded import model_record
+    from sdlms.models.tokens import Budget, check_readable
+    from sdlms.storage.counts import masked_lengths
 
     named = find_tuned(out.options.artifacts, config.tuned_lens) if config.tuned_lens else None
     source, model_config = read_model(config.model, config.revision)
@@ -143,8 +148,9 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     tokenizer = load_tokenizer(source)
     targets = targets_of(tokenizer, int(text_config(model_config).vocab_size), config.target)
     tasks = load_tasks(config.tasks, config.texts, config.field)
-    inputs = _read(source, model_config, tasks, config.max_tokens, config.seed)
-    check_text(inputs.tokens.rows)
+    budget = Budget(config.max_tokens, config.skip_first, config.seed)
+    inputs = _read(source, model_config, tasks, budget)
+    check_readable(inputs.tokens.rows, masked_lengths(inputs.tokens.rows))
     training = _training(config, inputs) if config.tuned else None
     record, d_model = model_record(source, model_config), n_units(model_config, "resid_post")
     saved = None if named is None else (named, named.read(record, d_model))
@@ -167,22 +173,24 @@ def _decisions(config: Config, model_config: "PreTrainedConfig") -> dict[str, An
 
 
 def _read(
-    source: "ModelSource", model_config: "PreTrainedConfig", tasks: list[Task], most: int, seed: int
+    source: "ModelSource", model_config: "PreTrainedConfig", tasks: list[Task], budget: "Budget"
 ) -> "Inputs":
     """Tokenise documents, at most so many tokens of each task."""
     from sdlms.models.inputs import read_inputs
-    from sdlms.models.tokens import Budget, Text
+    from sdlms.models.tokens import Text
 
     texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
-    return read_inputs(source, model_config, texts, Budget(most, 0, seed))
+    return read_inputs(source, model_config, texts, budget)
 
 
 def _training(config: Config, inputs: "Inputs") -> "TrainingText":
-    """The text of `--tuned`, without what is measured."""
+    """The text of `--tuned`, without what is measured; all its positions are learned from."""
     from sdlms.lens.translators import training_text
+    from sdlms.models.tokens import Budget
 
-    tasks = load_tasks(config.tuned_tasks, None, config.field)
-    read = _read(inputs.source, inputs.config, tasks, config.tuned_tokens, config.seed)
+    tasks = load_tasks(config.tuned_tasks, None, config.field, "--tuned-tasks")
+    budget = Budget(config.tuned_tokens, 0, config.seed, flag="--tuned-tokens")
+    read = _read(inputs.source, inputs.config, tasks, budget)
     data = [task.record() for task in tasks]
     return training_text(read.tokens.rows, inputs.tokens.rows.document_ids, data)
 
@@ -192,30 +200,6 @@ def _resolved(plan: Plan) -> dict[str, Any]:
     measured = plan.study.rows.document_tasks
     data = [{**task.record(), "n_measured": measured.count(task.name)} for task in plan.tasks]
     return {**plan.study.record_of_inputs(), "data": data, "control": "none"}
-
-
-def _announce(plan: Plan, out: RunWriter) -> None:
-    """Log what will happen, and what was left out of the documents."""
-    from sdlms.models.device import announcement, device_of
-    from sdlms.models.tokens import warn_of_truncation
-
-    study = plan.study
-    LOGGER.info(
-        f"{study.inputs.source.name}: {' and '.join(study.lenses)} lens at {len(study.states)} "
-        f"states; {study.rows.n_tokens:,} tokens in {study.rows.n_documents:,} documents"
-    )
-    told = announcement(device_of(plan.decided["device"]), plan.decided)
-    LOGGER.info(f"{told}, unembedding in {plan.decided['unembed']}")
-    for task in plan.tasks:
-        if task.n_duplicates:
-            LOGGER.warning(f"{task.name}: {task.n_duplicates} duplicate documents dropped")
-        if task.n_blank:
-            LOGGER.warning(f"{task.name}: {task.n_blank} blank rows dropped")
-    warn_of_truncation(study.inputs.tokens)
-    if (truncated := study.inputs.tokens.truncated) and not out.resumed:
-        out.event("document_truncated", count=len(truncated), tokens_cut=truncated)
-    if study.training and (n_measured := study.training.n_measured):
-        LOGGER.warning(f"--tuned: {n_measured} documents are measured too, and not trained on")
 
 
 def _load(config: Config, plan: Plan, out: RunWriter) -> "Measuring":
@@ -270,23 +254,16 @@ def _train(
 
 def _measure(plan: Plan, measuring: "Measuring", out: RunWriter) -> None:
     """One forward over all documents; from the last checkpoint on where there is one."""
-    from sdlms.models.token_texts import token_text
-    from sdlms.storage.files import write_errors
-    from sdlms.storage.lens_file import create_lens
-
-    path, decided, study = out.path / settings.LENS_FILE, plan.decided, plan.study
-    if not path.exists():
-        texts = [token_text(study.tokenizer, token_id) for token_id in range(study.d_vocab)]
-        header = study.header(decided["dtype"], decided["unembed"], texts)
-        with write_errors(path):
-            create_lens(path, header, study.rows)
-    measuring.fill(path, study.rows)
+    path = out.path / settings.LENS_FILE
+    plan.study.create_file(path, plan.decided["dtype"], plan.decided["unembed"])
+    measuring.fill(path, plan.study.rows)
     out.output(settings.LENS_FILE)
 
 
 def _tabulate(config: Config, plan: Plan, out: RunWriter) -> None:
     """Write the tables from `lens.h5`."""
     from sdlms.lens.tables import COLUMNS, TARGET_COLUMNS, lens_rows, target_rows
+    from sdlms.lens.text_ends import text_ends
     from sdlms.storage.lens_file import LensReader
     from sdlms.storage.tables import write_table
 
@@ -295,6 +272,7 @@ def _tabulate(config: Config, plan: Plan, out: RunWriter) -> None:
         write_table(out.path / settings.TABLE, COLUMNS, lens_rows(reader, tasks, config.seed))
         out.output(settings.TABLE, columns=COLUMNS)
         if plan.study.targets:
-            rows = target_rows(reader, tasks, config.seed)
+            ends = text_ends(plan.study.tokenizer, plan.study.rows)
+            rows = target_rows(reader, tasks, ends, config.seed)
             write_table(out.path / settings.TARGETS_TABLE, TARGET_COLUMNS, rows)
             out.output(settings.TARGETS_TABLE, columns=TARGET_COLUMNS)

@@ -95,6 +95,17 @@ def row_datasets(rows: Rows) -> dict[str, Array]:
     }
 
 
+def read_rows(file: h5py.File) -> Rows:
+    """Tokens and documents, from the data sets that `row_datasets` names."""
+    return Rows(
+        ids=file["/tokens/ids"][:],
+        mask=file["/tokens/mask"][:],
+        offsets=file["/tokens/offsets"][:],
+        document_ids=[text.decode() for text in file["/documents/id"][:]],
+        document_tasks=[text.decode() for text in file["/documents/task"][:]],
+    )
+
+
 def document_datasets(rows: Rows) -> dict[str, Array]:
     """The data sets that name the documents."""
     return {
@@ -181,13 +192,7 @@ class ActivationsReader:
 
     def rows(self) -> Rows:
         """Tokens and documents."""
-        return Rows(
-            ids=self._file["/tokens/ids"][:],
-            mask=self._file["/tokens/mask"][:],
-            offsets=self.offsets(),
-            document_ids=self.documents("id"),
-            document_tasks=self.documents("task"),
-        )
+        return read_rows(self._file)
 
     def offsets(self) -> NDArray[np.int64]:
         """`[document + 1]`, the rows of each document; without tokens it has one."""

@@ -1,7 +1,7 @@
 """`lens.h5`, version 1: what a model would say after each of its layers, token by token.
 
 ```
-/tokens/ids, /mask                  [token]                    int32; uint8, 0 = special token
+/tokens/ids, /mask                  [token]                    int32; uint8, 0 = special or skipped
 /tokens/offsets                     [document + 1]             int64
 /documents/id, /task                [document]                 fixed-length UTF-8 bytes
 /states/site, /layer                [state]                    bytes; int32
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.storage.activations import row_datasets
+from sdlms.storage.activations import read_rows, row_datasets
 from sdlms.storage.flat import Array, Attributes, Blank, create_flat
 from sdlms.storage.rows import Rows
 
@@ -187,13 +187,7 @@ class LensReader:
 
     def rows(self) -> Rows:
         """Tokens and documents."""
-        return Rows(
-            ids=self._file["/tokens/ids"][:],
-            mask=self._file["/tokens/mask"][:],
-            offsets=self.offsets,
-            document_ids=[text.decode() for text in self._file["/documents/id"][:]],
-            document_tasks=[text.decode() for text in self._file["/documents/task"][:]],
-        )
+        return read_rows(self._file)
 
     @property
     def targets(self) -> list[tuple[int, str]]:

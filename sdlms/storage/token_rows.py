@@ -116,12 +116,13 @@ class TokenRows:
         Raises:
             UserError, OSError: it cannot be written.
         """
-        n_gone = self._places.room - n_tokens
-        if n_gone <= 0:
-            return
-        with self._lock:
-            for name in groups:
-                nothing = np.zeros((n_gone, self._groups[name].n_parts), np.uint32)
+        for name in groups:
+            if not self._sums(name, range(n_tokens, self._places.room)).any():
+                continue  # a full disk is still read
+            self._make_room(0)
+            n_gone = self._places.room - n_tokens
+            nothing = np.zeros((n_gone, self._groups[name].n_parts), np.uint32)
+            with self._lock:
                 self._writing().write(f"/{name}/{CHECKSUMS}", n_tokens, nothing)
 
     def read(
@@ -193,8 +194,8 @@ class TokenRows:
                     os.preadv(self._descriptor, [_bytes_of(rows[i, a:b])], at)
 
     def _make_room(self, n_tokens: int) -> None:
-        """Move to a larger file where these do not fit."""
-        if n_tokens > self._places.room:
+        """Move to a larger file where these do not fit, to another where this is read-only."""
+        if n_tokens > self._places.room or not os.access(self.path, os.W_OK):
             self.rebuild(self.layout, n_tokens)
 
     def rebuild(self, layout: Layout, n_tokens: int) -> None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sdlms.command import ComputeConfig
+from sdlms.command import ComputeConfig, parameter_of
 from sdlms.errors import UserError
 from sdlms.explorer.hosts import allowed_hosts, is_loopback
 from sdlms.models.calibration import EXPONENTS, SIZE
-from sdlms.options import Option, options_of
+from sdlms.options import options_of
 from sdlms.progress import LOGGER, set_up_logging
 from sdlms.storage.extras import require
 
@@ -148,17 +148,7 @@ def add_explore(app: typer.Typer) -> None:
         run(Config(**{option.name: option.value(given[option.name]) for option in options}))
 
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [_parameter(option) for option in options]
+        [parameter_of(option, VARIABLES.get(option.name)) for option in options]
     )
     text = inspect.cleandoc(__doc__ or "")
     app.command("explore", help=text, short_help=text.partition("\n")[0])(command)
-
-
-def _parameter(option: Option) -> inspect.Parameter:
-    """The parameter from which Typer makes the flag."""
-    variable = VARIABLES.get(option.name)
-    flag = typer.Option(option.flag, help=option.help, metavar=option.metavar, envvar=variable)
-    default = None if option.default is None else option.text(option.default)
-    kind = Annotated[str | None, flag]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(option.name, keyword, default=default, annotation=kind)

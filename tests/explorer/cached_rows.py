@@ -1,6 +1,8 @@
 """Small rows for tests of the cache, and a cache that collects its warnings."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ SMALL = columns_of(3, 4, 2, "fp16")
 GROUPS = tuple(SMALL.groups)
 KEY = {"model": "tiny", "dtype": "float32"}
 NO_LIMITS = CacheLimits()
+TOO_LITTLE = CacheLimits(memory_bytes=1)
 
 
 def random_rows(group: str, n_tokens: int, seed: int, columns: Columns = SMALL) -> Rows:
@@ -44,3 +47,40 @@ def small_cache(
 ) -> Cache:
     """A cache of small rows."""
     return Cache(folder, KEY, columns, limits, warn)
+
+
+@contextmanager
+def open_cache(folder: Path | None, limits: CacheLimits = NO_LIMITS) -> Iterator[Cache]:
+    cache = small_cache(folder, limits)
+    try:
+        yield cache
+    finally:
+        cache.close()
+
+
+def fill(cache: Cache, name: str, n_tokens: int = 5, seed: int = 0) -> None:
+    """A record and rows of all groups."""
+    cache.save_record(name, {"name": name, "seed": seed})
+    for group in GROUPS:
+        cache.put(name, group, 0, random_rows(group, n_tokens, seed))
+
+
+def holds(cache: Cache, name: str, n_tokens: int = 5, seed: int = 0) -> bool:
+    """Whether all of it is there."""
+    for group in GROUPS:
+        found = cache.get(name, group, range(n_tokens))
+        if not found.present.all() or found.flaw:
+            return False
+        assert are_equal(found.arrays, random_rows(group, n_tokens, seed))
+    return cache.record(name) == {"name": name, "seed": seed}
+
+
+def obstruct(path: Path, kind: str) -> None:
+    """Put something there that is no regular file."""
+    match kind:
+        case "folder":
+            (path / "precious").mkdir(parents=True)
+        case "pipe":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to("nowhere")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,16 @@ def tiny_model(name: str, context: int = CONTEXT) -> LoadedModel:
     model = random_model(name, AutoModelForCausalLM, settings)
     tokenizer = load_tokenizer(find_model("sdlms-small", None))
     return LoadedModel(model, tokenizer, prompting_of(model, tokenizer), {"name": f"tiny {name}"})
+
+
+@lru_cache(maxsize=4)
+def half_model(name: str) -> LoadedModel:
+    """An embedded model, or a tiny random one of a family, in bfloat16."""
+    if name.startswith("sdlms-"):
+        return load_for_exploring(find_model(name, None), torch.bfloat16, torch.device("cpu"))
+    loaded = tiny_model(name)
+    model = deepcopy(loaded.model).bfloat16()
+    return LoadedModel(model, loaded.tokenizer, loaded.prompting, loaded.record)
 
 
 def explorer_of(

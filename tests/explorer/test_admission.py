@@ -6,6 +6,7 @@ import pytest
 from sdlms.explorer.admission import (
     LONGEST_TITLE,
     check_characters,
+    check_messages,
     check_request,
     new_id,
     sampling_of,
@@ -18,6 +19,15 @@ from sdlms.storage.conversations import ID
 
 SETTINGS = ExplorerSettings(max_text_chars=100, max_messages=3, max_new_tokens=70)
 GOOD = ChatRequest(text="Hello")
+
+
+def test_messages_are_those_of_the_conversation_or_left_out() -> None:
+    own = [Message(role="user", content="Hello"), Message(role="assistant", content="Hi.")]
+    check_messages([], own)
+    check_messages(list(own), own)
+    for other in (own[:1], own[::-1], [own[0], Message(role="assistant", content="Hi")]):
+        with pytest.raises(BadRequest):
+            check_messages(other, own)
 
 
 def sampled(**wishes: float) -> ChatRequest:

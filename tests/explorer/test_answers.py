@@ -1,6 +1,7 @@
 """Clicks: what is shown is what a plain forward of the same ids gives."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,36 +10,29 @@ import torch
 from sdlms.explorer.questions import Question
 from sdlms.explorer.refusals import NotFound, OutOfRange
 from sdlms.explorer.service import Explorer
+from sdlms.explorer.settings import ExplorerSettings
 from sdlms.lens.tuned import Tuned
 from sdlms.models.unembedding import logits_of
 from tests.explorer.explorers import (
     click,
     core_of,
-    explorer_of,
+    half_model,
     n_tokens_of,
     opened_of,
     plain_probabilities,
     running,
+    say,
     small_model,
     tiny_model,
     two_turns,
 )
 
+QUESTIONS = [
+    *("Tell me a story about a dog.", "What is two plus two?", "Where do penguins live?"),
+    *("Name three colours of the rainbow.", "Who are you?", "Why is the sky blue?"),
+    *("How does a bicycle work?", "Write a poem.", "What should I eat?", "Describe Paris."),
+]
 FAMILIES = ["gpt2", "gemma2", "llama", "opt-projected", "gpt_neox-parallel"]
-
-
-@pytest.fixture(scope="module")
-def explorer() -> Iterator[Explorer]:
-    opened = explorer_of(small_model())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def talk(explorer: Explorer) -> str:
-    conversation_id = two_turns(explorer)
-    assert explorer.wait_until_filled(30)
-    return conversation_id
 
 
 def assert_plain(explorer: Explorer, talk: str, position: int) -> None:
@@ -81,6 +75,32 @@ def test_families_show_what_a_plain_forward_gives(name: str) -> None:
         talk = two_turns(explorer)
         assert explorer.wait_until_filled(30)
         assert_plain(explorer, talk, n_tokens_of(explorer, talk) - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "unembed"),
+    # Capped logits have the one way only.
+    [("sdlms-medium", "float32"), ("sdlms-medium", "bfloat16"), ("gemma2", "float32")],
+)
+def test_greedy_tokens_are_the_final_first_guesses_in_16_bits(
+    name: str, unembed: Literal["float32", "bfloat16"]
+) -> None:
+    n_drawn = 0
+    with running(half_model(name), settings=ExplorerSettings(unembed=unembed)) as explorer:
+        for text in QUESTIONS:
+            done = say(explorer, text, max_new_tokens=40)
+            assert explorer.wait_until_filled(30)
+            drawn = [token["position"] for token in done["tokens"]]
+            n_drawn += len(drawn)
+            for last in {*drawn[::60], drawn[-1]}:
+                header, states = click(
+                    explorer, done["conversation_id"], last - 1, context_size=min(59, last - 1)
+                )
+                for position, cell in zip(header["positions"], states[-1]["cells"], strict=True):
+                    if position + 1 in drawn:
+                        assert cell["next"]["rank"] == 1
+                        assert cell["next"]["token_id"] == cell["top"][0]["token_id"]
+    assert n_drawn >= 100
 
 
 def test_header_names_what_is_shown(explorer: Explorer, talk: str) -> None:

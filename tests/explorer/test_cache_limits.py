@@ -6,7 +6,7 @@ from sdlms.explorer.cache_limits import CacheLimits
 
 
 def test_the_limits_are_those_of_the_documentation() -> None:
-    assert CacheLimits() == CacheLimits(2**30, 10 * 2**30, 3_600, 7 * 24 * 3_600)
+    assert CacheLimits() == CacheLimits(10**9, 10**10, 3_600, 7 * 24 * 3_600)
 
 
 def test_limits_stay_as_they_are() -> None:

@@ -1,71 +1,22 @@
 """Conversations: they only grow, and what the model reads of them is known for every token."""
 
-import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
-import torch
-from torch.testing import assert_close
-from transformers import PreTrainedModel
 
 from sdlms.errors import UserError
 from sdlms.explorer.conversation import Conversation
-from sdlms.explorer.prompting import Prompting, prompting_of
-from sdlms.explorer.tokens import Token
 from sdlms.models.chat import Message
-from sdlms.models.generating import Decoder
-from sdlms.models.loading import find_model, load_causal_model
-from sdlms.models.sampling import Sampling, sample
-from sdlms.models.unembedding import logits_of
+from tests.explorer.talks import ids_of, same_after_record, say
 from tests.explorer.toy_tokenizers import (
     CHATML,
     STRICT,
     embedded_tokenizer,
     prompting_with,
-    tiny_neox,
     with_template,
 )
-
-GREEDY = Sampling()
-
-
-@pytest.fixture(scope="module")
-def small() -> PreTrainedModel:
-    source = find_model("sdlms-small", None)
-    return load_causal_model(source, torch.float32, torch.device("cpu"))
-
-
-def ids_of(prompting: Prompting, text: str) -> list[int]:
-    return prompting.tokenizer(text, add_special_tokens=False).input_ids
-
-
-def say(conversation: Conversation, prompting: Prompting, text: str, reply: str) -> list[Token]:
-    """A turn whose reply is given; its tokens."""
-    tokens = conversation.add_user(text, 8)
-    conversation.begin_reply()
-    tokens += [conversation.append(token_id) for token_id in ids_of(prompting, reply)]
-    conversation.end_reply()
-    return tokens
-
-
-def generate(conversation: Conversation, decoder: Decoder, most: int) -> None:
-    """A greedy reply, every token of which is read."""
-    conversation.begin_reply()
-    ids = decoder.missing(conversation.prompt_ids())
-    for _ in range(min(most, conversation.room)):
-        step = decoder.extend(ids)
-        ids = [sample(step.logits, GREEDY, GREEDY.generator())]
-        conversation.append(ids[0])
-        if conversation.reply_ended:
-            break
-    decoder.extend(ids)
-    conversation.end_reply()
-
-
-def same_after_record(conversation: Conversation, prompting: Prompting) -> bool:
-    record = json.loads(json.dumps(conversation.to_record()))
-    read = Conversation.from_record(record, prompting)
-    seen = [read.seen(p) == conversation.seen(p) for p in range(read.n_tokens)]
-    return read.to_record() == record and read.tokens == conversation.tokens and all(seen)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +164,62 @@ def test_a_refused_message_changes_nothing(n_turns: int) -> None:
     assert sum(not token.is_template for token in fitting) == 34
 
 
+@pytest.mark.parametrize("n_turns", [0, 2])
+def test_a_conversation_has_at_most_so_many_tokens(n_turns: int) -> None:
+    prompting = prompting_with(embedded_tokenizer())
+    conversation = Conversation("a", prompting)
+    for _ in range(n_turns):
+        say(conversation, prompting, "What is the capital?", " Yes.\n")
+    before = conversation.to_record()
+    n_new = len(Conversation.from_record(before, prompting).add_user("Who is the lion?"))
+    most = conversation.n_tokens + n_new + 8
+    with pytest.raises(UserError, match=f"at most {most - 1} tokens"):
+        conversation.add_user("Who is the lion?", 8, most - 1)
+    assert conversation.to_record() == before
+    conversation.add_user("Who is the lion?", 8, most)
+    assert conversation.n_tokens + 8 == most
+
+
+def test_a_record_during_a_reply_has_what_was_said_of_it() -> None:
+    prompting = prompting_with(embedded_tokenizer())
+    conversation = Conversation("a", prompting)
+    conversation.add_user("Hi")
+    conversation.begin_reply()
+    for token_id in ids_of(prompting, " Yes. The"):
+        conversation.append(token_id)
+    read = Conversation.from_record(conversation.to_record(), prompting)
+    assert read.messages == [Message("user", "Hi"), Message("assistant", "Yes. The")]
+    assert conversation.end_reply() == "Yes. The"
+    assert read.to_record() == conversation.to_record()
+
+
+def test_others_may_read_while_a_turn_begins() -> None:
+    prompting = prompting_with(embedded_tokenizer(), context=40)
+    conversation = Conversation("a", prompting)
+    say(conversation, prompting, "What is the capital?", " Yes.\n")
+    ended = Event()
+    reply = next(t.position for t in conversation.tokens if t.role == "assistant")
+
+    def look() -> None:
+        while not ended.is_set():
+            position = conversation.n_tokens - 1
+            assert conversation.same_prompt(position) <= set(conversation.seen(position))
+            assert conversation.fork(reply, 5, "b").n_tokens == reply + 1
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            reader = pool.submit(look)
+            for _ in range(60):
+                say(conversation, prompting, "What is the number?", " No.\n")
+            ended.set()
+            reader.result()
+    finally:
+        ended.set()
+        sys.setswitchinterval(before)
+
+
 def test_a_fork_is_equal_up_to_its_token() -> None:
     prompting = prompting_with(embedded_tokenizer(), context=40)
     conversation = Conversation("a", prompting, title="T")
@@ -262,68 +269,3 @@ def test_replies_have_a_beginning_and_an_end() -> None:
         conversation.append(5)
     with pytest.raises(ValueError, match="no reply has begun"):
         conversation.end_reply()
-
-
-def test_the_embedded_model_beyond_its_context(small: PreTrainedModel) -> None:
-    prompting = prompting_of(small, embedded_tokenizer())
-    conversation = Conversation("a", prompting)
-    n_left = 0
-    with Decoder(small) as decoder:
-        for number in range(24):
-            conversation.add_user(f"What is the capital of France, and what is {number}?", 40)
-            n_left += len(conversation.newly_left)
-            assert len(conversation.prompt()) + 40 <= 512
-            generate(conversation, decoder, 40)
-            assert decoder.ids == conversation.prompt_ids()
-        seen = conversation.seen(conversation.n_tokens - 1)
-        whole = Decoder(small).extend([conversation.tokens[position].id for position in seen])
-    assert conversation.n_tokens > 600
-    assert n_left == conversation.n_tokens - len(conversation.prompt()) > 100
-    assert seen == conversation.prompt()
-    # What is read again for a click is what was read when the token was made.
-    assert_close(logits_of(small, whole.states[-1, -1]), whole.logits, rtol=0, atol=1e-5)
-    assert same_after_record(conversation, prompting)
-
-
-def test_the_last_state_predicts_while_decoding(small: PreTrainedModel) -> None:
-    prompting = prompting_of(small, embedded_tokenizer())
-    conversation = Conversation("a", prompting)
-    conversation.add_user("What is the capital of France?")
-    conversation.begin_reply()
-    with Decoder(small) as decoder:
-        step = decoder.extend(conversation.prompt_ids())
-        while not conversation.reply_ended and conversation.room:
-            assert_close(logits_of(small, step.states[-1, -1]), step.logits, rtol=0, atol=1e-5)
-            step = decoder.extend([conversation.append(int(step.logits.argmax())).id])
-    assert conversation.end_reply()
-
-
-@pytest.mark.slow  # 4 s
-def test_ten_thousand_tokens() -> None:
-    prompting = prompting_of(tiny_neox(3072, 16_384), embedded_tokenizer())
-    model = tiny_neox(3072, 16_384)
-    conversation = Conversation("a", prompting)
-    states = []
-    with Decoder(model) as decoder:
-        for number in range(5):
-            conversation.add_user(f"{number}" + " the lion and the cat" * 400, 20)
-            conversation.begin_reply()
-            step = decoder.extend(decoder.missing(conversation.prompt_ids()))
-            for _ in range(20):
-                states.append(step.states)
-                token = conversation.append(int(step.logits.argmax()))
-                step = decoder.extend([token.id])
-            states.append(step.states)
-            conversation.end_reply()
-        assert decoder.ids == conversation.prompt_ids()
-    assert conversation.n_tokens > 10_000
-    assert conversation.prompt() == list(range(conversation.n_tokens))
-    assert not conversation.newly_left
-    whole = Decoder(model).extend(conversation.prompt_ids())
-    assert_close(torch.cat(states), whole.states, rtol=0, atol=1e-5)
-    assert same_after_record_sampled(conversation, prompting)
-
-
-def same_after_record_sampled(conversation: Conversation, prompting: Prompting) -> bool:
-    read = Conversation.from_record(conversation.to_record(), prompting)
-    return read.tokens == conversation.tokens and read.seen(9_999) == conversation.seen(9_999)

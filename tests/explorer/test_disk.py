@@ -8,7 +8,8 @@ import pytest
 from sdlms.errors import UserError
 from sdlms.explorer.columns import Columns, columns_of, packed
 from sdlms.explorer.disk import DiskLevel
-from tests.explorer.cached_rows import GROUPS, KEY, SMALL, Rows, are_equal, random_rows
+from sdlms.storage.conversations import DamagedFileError
+from tests.explorer.cached_rows import GROUPS, KEY, SMALL, Rows, are_equal, obstruct, random_rows
 
 STATES = range(SMALL.n_states)
 
@@ -190,3 +191,47 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         assert np.all(disk.marks("c", "logit", 3))
         disk.close()
     assert psutil.Process().num_fds() == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_stands_in_the_place_of_rows_is_put_aside(tmp_path: Path, kind: str) -> None:
+    warnings: list[str] = []
+    disk = opened(tmp_path, warnings)
+    disk.write_record("c", b"{}")
+    obstruct(disk.folder / "c.h5", kind)
+    assert disk.read_rows("c", "logit", [0], STATES) is None and disk.was_damaged("c")
+    assert len(warnings) == 1 and "no regular file" in warnings[0]
+    disk.write_rows("c", "logit", 0, rows_of("logit", 3, seed=0))
+    stored = disk.read_rows("c", "logit", range(3), STATES)
+    assert stored is not None and stored.present.all()
+    files = [disk.folder / "c.json", disk.folder / "c.h5"]
+    assert disk.size_bytes("c") == sum(path.stat().st_blocks * 512 for path in files)
+    disk.delete("c")
+    assert not disk.ids() and not disk.used_bytes
+    disk.close()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_stands_in_the_place_of_a_record_is_none(tmp_path: Path, kind: str) -> None:
+    disk = opened(tmp_path)
+    for name in ("c.json", "c.persisted"):
+        obstruct(disk.folder / name, kind)
+    assert disk.read_record("c") is None and not disk.persisted()
+    disk.write_record("c", b"{}")
+    disk.set_persisted("c", True)
+    disk.set_persisted("c", False)
+    assert disk.read_record("c") == b"{}" and disk.ids() == ["c"]
+    disk.close()
+
+
+def test_a_record_of_no_use_is_put_aside_with_its_rows(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    disk = opened(tmp_path, warnings)
+    disk.put_aside("unknown", DamagedFileError("it is empty"))
+    disk.write_record("c", b"{}")
+    disk.write_rows("c", "logit", 0, rows_of("logit", 3, seed=0))
+    disk.put_aside("c", DamagedFileError("it is empty"))
+    assert disk.ids() == [] and disk.read_record("c") is None
+    assert disk.read_rows("c", "logit", [0], STATES) is None
+    assert len(warnings) == 2 and "c.json was damaged (it is empty)" in warnings[0]
+    disk.close()

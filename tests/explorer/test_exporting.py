@@ -2,7 +2,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,27 +10,12 @@ from sdlms.explorer.service import Explorer
 from tests.explorer.explorers import (
     click,
     core_of,
-    explorer_of,
     n_tokens_of,
     running,
     say,
     small_model,
     two_turns,
 )
-
-
-@pytest.fixture(scope="module")
-def explorer() -> Iterator[Explorer]:
-    opened = explorer_of(small_model())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def talk(explorer: Explorer) -> str:
-    conversation_id = two_turns(explorer)
-    assert explorer.wait_until_filled(30)
-    return conversation_id
 
 
 def test_json_holds_the_conversation_and_what_clicks_say(explorer: Explorer, talk: str) -> None:

@@ -120,6 +120,11 @@ def test_a_body_that_says_nothing_sensible_is_a_bad_request(
     assert_failed(chat(client, content), 400)
 
 
+@pytest.mark.parametrize("content", ["{", "nul", '{"text": "a",}', "text=a", '{"text": "a"'])
+def test_a_broken_body_is_a_plain_line(client: TestClient, content: str) -> None:
+    assert_failed(chat(client, content), 400, "the body is no JSON")
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -1,3 +1,4 @@
+import gc
 import time
 from typing import Any
 
@@ -5,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sdlms.explorer import filling, shelf
 from sdlms.explorer.filling import MOST_TOKENS
+from sdlms.explorer.questions import ChatRequest
 from sdlms.lens.rows import LensRows
 from sdlms.lens.tuned import Tuned
 from tests.explorer.explorers import (
@@ -134,11 +137,15 @@ def test_batches_are_bounded() -> None:
         assert 1 <= batch.end - batch.first <= MOST_TOKENS
 
 
-def test_a_batch_that_fails_is_said_and_the_others_are_filled(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "failure",
+    [RuntimeError("out of memory\nmore"), ValueError("odd shape"), MemoryError(), OSError("gone")],
+)
+def test_a_conversation_that_fails_is_said_and_the_others_are_filled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
     with running(small_model()) as explorer:
-        core, failures = core_of(explorer), [RuntimeError("out of memory\nmore")]
+        core, failures = core_of(explorer), [failure]
         measure = core.measure
 
         def measured(*asked: Any) -> LensRows:
@@ -149,7 +156,55 @@ def test_a_batch_that_fails_is_said_and_the_others_are_filled(
         monkeypatch.setattr(core, "measure", measured)
         talk = say(explorer, "many words " * 40)["conversation_id"]
         assert explorer.wait_until_filled(30)
-        n_tokens = n_tokens_of(explorer, talk)
-        filled = core.cache.present(talk, "logit", n_tokens).sum()
-        assert n_tokens - 1 - MOST_TOKENS <= filled < n_tokens - 1
-    assert "out of memory" in caplog.text
+        assert not core.cache.present(talk, "logit", n_tokens_of(explorer, talk)).all()
+        assert not explorer._filler._todo
+        assert not failures
+        other = two_turns(explorer)
+        assert explorer.wait_until_filled(30)
+        n_tokens = n_tokens_of(explorer, other)
+        assert core.cache.present(other, "logit", n_tokens).sum() == n_tokens - 1
+    said = f"rows of {talk} are left to clicks"
+    assert caplog.text.count(said) == 1
+    assert (str(failure) or "MemoryError").splitlines()[0] in caplog.text
+
+
+def test_conversations_that_are_filled_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "N_KEPT", 2)
+    with running(small_model()) as explorer:
+        talks = [two_turns(explorer) for _ in range(6)]
+        assert explorer.wait_until_filled(30)
+        gc.collect()
+        assert sorted(explorer._shelf._opened) == sorted(talks[-2:])
+        # What follows the last token of one that was let go is filled all the same.
+        last = n_tokens_of(explorer, talks[0]) - 1
+        say(explorer, "More?", talks[0])
+        assert explorer.wait_until_filled(30)
+        assert core_of(explorer).cache.present(talks[0], "logit", last + 1)[last]
+
+
+def test_the_row_before_a_turn_that_is_not_cached_is_filled() -> None:
+    with running(small_model()) as explorer:
+        talk = two_turns(explorer)
+        last = n_tokens_of(explorer, talk) - 1
+        assert explorer.wait_until_filled(30)
+        list(
+            explorer.chat(ChatRequest(text="More?", conversation_id=talk, cache_activations=False))
+        )
+        assert explorer.wait_until_filled(30)
+        assert core_of(explorer).cache.present(talk, "logit", last + 1)[last]
+
+
+def test_so_many_conversations_wait_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "MOST_CONVERSATIONS", 3)
+    with running(small_model()) as explorer:
+        filler = explorer._filler
+        with core_of(explorer).computer.generating():
+            talks = [two_turns(explorer) for _ in range(5)]
+            assert list(filler._todo) == talks[-3:]
+            filler.add_missing(opened_of(explorer, talks[0]))  # comes last, if there is room
+            assert list(filler._todo) == talks[-3:]
+            filler.forget(talks[3])
+            filler.add_missing(opened_of(explorer, talks[0]))
+            assert list(filler._todo) == [talks[0], talks[2], talks[4]]
+        assert explorer.wait_until_filled(30)
+        assert len(filler._open_ends) == 3

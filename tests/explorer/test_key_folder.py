@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from sdlms.explorer.key_folder import (
     remove_files,
     scan,
 )
+from tests.explorer.cached_rows import obstruct
 
 KEY_ONE = {"model": "m", "dtype": "float32"}
 
@@ -132,3 +134,67 @@ def test_only_folders_of_keys_are_others(tmp_path: Path) -> None:
     (tmp_path / "precious" / KEY).touch()
     assert list(other_folders(one)) == [two]
     assert list(other_folders(tmp_path / "missing" / "x")) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_is_no_file_is_passed_over(tmp_path: Path, kind: str) -> None:
+    folder = key_folder(tmp_path, KEY_ONE)
+    os.close(open_key_folder(folder, KEY_ONE))
+    for name in ("a.json", "b.h5", ".c.json.partial", "d.persisted", "e.json.damaged-1"):
+        obstruct(folder / name, kind)
+    (folder / "x.json").touch()
+    os.close(open_key_folder(folder, KEY_ONE))
+    assert set(scan(folder)) == {"x"}
+    assert kind != "folder" or (folder / "b.h5" / "precious").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_stands_in_the_place_of_the_key_is_put_aside(tmp_path: Path, kind: str) -> None:
+    folder = key_folder(tmp_path, KEY_ONE)
+    folder.mkdir()
+    obstruct(folder / KEY, kind)
+    os.close(open_key_folder(folder, KEY_ONE))
+    assert json.loads((folder / KEY).read_text()).items() >= KEY_ONE.items()
+    assert os.path.lexists(folder / f"{KEY}.damaged-1")
+
+
+def test_the_same_key_is_not_written_again(tmp_path: Path) -> None:
+    """A full disk could not take it."""
+    folder = key_folder(tmp_path, KEY_ONE)
+    os.close(open_key_folder(folder, KEY_ONE))
+    before = (folder / KEY).stat()
+    os.close(open_key_folder(folder, KEY_ONE))
+    after = (folder / KEY).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_leftovers_that_cannot_be_removed_are_no_reason_to_give_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = key_folder(tmp_path, KEY_ONE)
+    os.close(open_key_folder(folder, KEY_ONE))
+    for name in ("a.h5", ".b.json.partial"):
+        (folder / name).touch()
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    os.close(open_key_folder(folder, KEY_ONE))
+    assert (folder / "a.h5").exists()
+
+
+def test_a_folder_instead_of_the_lock_is_named(tmp_path: Path) -> None:
+    folder = key_folder(tmp_path, KEY_ONE)
+    (folder / ".lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"\.lock: Is a directory"):
+        open_key_folder(folder, KEY_ONE)
+
+
+def test_a_folder_with_the_name_of_a_file_is_not_removed(tmp_path: Path) -> None:
+    for name in ("a.h5", "a.json.damaged-1"):
+        obstruct(tmp_path / name, "folder")
+    obstruct(tmp_path / "a.persisted", "link")
+    (tmp_path / "a.json").touch()
+    remove_files(tmp_path, "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.h5", "a.json.damaged-1"}

@@ -10,7 +10,8 @@ import pytest
 from sdlms.explorer.cache_limits import CacheLimits
 from sdlms.explorer.columns import packed
 from sdlms.explorer.disk import DiskLevel
-from sdlms.explorer.levels import Levels
+from sdlms.explorer.levels import Levels, disk_of
+from sdlms.explorer.notices import Notices
 from sdlms.explorer.writer import Job
 from tests.explorer.cached_rows import KEY, NO_LIMITS, SMALL, are_equal, random_rows
 
@@ -19,7 +20,8 @@ ROWS = packed(SMALL, "logit", random_rows("logit", 3, seed=0))
 
 def opened(folder: Path | None, limits: CacheLimits = NO_LIMITS) -> tuple[Levels, list[str]]:
     said: list[str] = []
-    return Levels(folder, KEY, SMALL, limits, said.append), said
+    notices = Notices(said.append)
+    return Levels(disk_of(folder, KEY, SMALL, notices.say), SMALL, limits, notices), said
 
 
 def write(levels: Levels, conversation: str) -> None:
@@ -159,3 +161,36 @@ def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
         levels.submit(Job("c", lambda: None, "logit"))
         levels.delete("c")
     assert not are_equal(levels.read_rows("c", "logit", range(3), range(3)).arrays, ROWS)
+
+
+def test_a_conversation_that_cannot_be_removed_does_not_end_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels, said = opened(tmp_path)
+    assert levels.disk is not None
+    levels.disk.write_record("c", b"{}")
+    with monkeypatch.context() as patched, levels.changed:
+        patched.setattr(DiskLevel, "delete", full)
+        levels.delete("c")
+    assert not levels.is_memory_only and "cannot remove c" in said[0]
+    write(levels, "d")
+    assert levels.read_rows("d", "logit", range(3), range(3)).present.all()
+    levels.close()
+
+
+def test_where_nothing_is_written_rows_before_a_change_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels, _ = opened(tmp_path)
+    write(levels, "old")
+    with monkeypatch.context() as patched:
+        patched.setattr(DiskLevel, "write_rows", full)
+        write(levels, "new")
+    with levels.changed:
+        levels.submit(Job("old", lambda: None, "all", 2))  # the rest was to be forgotten
+        levels.submit(Job("old", lambda: None, "record"))
+    stored = levels.read_rows("old", "logit", [2, 0, 1], range(3))
+    assert list(stored.present) == [False, True, True]
+    assert not any(array[0].any() for array in stored.arrays.values())
+    assert list(levels.marks("old", "logit", 4)) == [True, True, False, False]
+    levels.close()

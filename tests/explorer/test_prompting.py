@@ -177,3 +177,38 @@ def test_a_control_token_that_cannot_be_told_apart_is_refused() -> None:
     prompting = Prompting(made, ChatTemplate(made), 64, frozenset())
     with pytest.raises(UserError, match="message 0 spells"):
         encoded(prompting, "\uff1c|x|\uff1e")
+
+
+def unknowing() -> PreTrainedTokenizerBase:
+    """A tokenizer with five words, and one token for all others."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: n for n, word in enumerate(["[UNK]", "the", "User", ":", "Assistant"])}
+    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]")
+
+
+@pytest.mark.parametrize("content", ["lion", "the lion 🙂", "[UNK]", "the [UNK]s", "<unk>"])
+def test_words_that_the_tokenizer_does_not_know_are_its_unknown_token(content: str) -> None:
+    prompting = prompting_with(unknowing())
+    parts, tokens = encoded(prompting, content)
+    said = [token for token in tokens if not token.part.is_template]
+    assert 0 in [token.id for token in said] and not any(token.pieces for token in tokens)
+    assert "".join(token.text for token in tokens) == "".join(part.text for part in parts)
+    assert "[UNK]" not in [token.text for token in said]
+
+
+def test_tokens_that_the_model_does_not_know_are_refused() -> None:
+    tokenizer = with_template("byte-level", None)
+    lion = tokenizer.convert_tokens_to_ids("lion")
+    parts = ChatTemplate(tokenizer).opening([Message("user", "the lion")])
+    for d_vocab, is_known in ((lion + 1, True), (lion, False)):
+        prompting = prompting_of(tiny_neox(d_vocab, 64), tokenizer)
+        if is_known:
+            assert lion in [token.id for token in prompting.encode(parts)]
+            continue
+        with pytest.raises(UserError, match=rf"token {lion} for 'lion'.* {lion} tokens") as raised:
+            prompting.encode(parts)
+        assert "\n" not in str(raised.value)

@@ -1,9 +1,9 @@
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from sdlms.explorer.hidden import hidden_of
 from sdlms.explorer.questions import SearchQuestion
 from sdlms.explorer.refusals import BadRequest, OutOfRange, Refusal
 from sdlms.explorer.searching import stored_rows
@@ -11,27 +11,12 @@ from sdlms.explorer.service import Explorer
 from tests.explorer.explorers import (
     click,
     core_of,
-    explorer_of,
     n_tokens_of,
     opened_of,
     running,
     small_model,
     two_turns,
 )
-
-
-@pytest.fixture(scope="module")
-def explorer() -> Iterator[Explorer]:
-    opened = explorer_of(small_model())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def talk(explorer: Explorer) -> str:
-    conversation_id = two_turns(explorer)
-    assert explorer.wait_until_filled(30)
-    return conversation_id
 
 
 def predictions(explorer: Explorer, talk: str) -> list[tuple[int, int, int, int, float]]:
@@ -69,6 +54,29 @@ def test_matches_are_those_of_all_clicks(
     ] == expected
     assert all(m["layer"] == m["state"] - 1 for m in found["matches"])
     assert found["n_unfilled"] == 0
+
+
+@pytest.mark.parametrize("layer", [None, 0])
+@pytest.mark.parametrize("least", [0.02, 0.3])
+def test_what_may_be_missed_is_said(
+    explorer: Explorer, talk: str, layer: int | None, least: float
+) -> None:
+    core, opened = core_of(explorer), opened_of(explorer, talk)
+    n_rows = n_tokens_of(explorer, talk) - 1
+    states = list(range(core.n_states)) if layer is None else [layer + 1]
+    hidden = hidden_of(core, opened, range(n_rows)).states
+    for token_id in (9, 300, 17):
+        found = explorer.search(talk, SearchQuestion(token_id=token_id, layer=layer, least=least))
+        rows = core.measure("logit", hidden, [-1] * n_rows, pins=[token_id])
+        shares = np.exp(rows.pin_log_probability[:, states, 0])
+        in_top = (rows.top_ids[:, states] == token_id).any(-1)
+        missed = ((shares >= least) & ~in_top).any(-1)
+        assert missed.sum() <= found["n_uncertain"] <= n_rows
+        # Eleven tokens cannot have this much.
+        assert least < 1 / 11 or found["n_uncertain"] == 0
+    everything = explorer.search(talk, SearchQuestion(token_id=9, least=0.0))
+    n_named = len({m["position"] for m in everything["matches"] if len(states) == 1})
+    assert everything["n_uncertain"] >= n_rows - n_named > 0
 
 
 def test_a_text_is_searched_as_its_token(explorer: Explorer, talk: str) -> None:

@@ -141,6 +141,33 @@ def test_other_ways_to_store_hidden_states(tmp_path: Path, store_hidden: str) ->
         assert states == before
         pins = [state["cells"][0]["pins"][0] for state in click(explorer, talk, 20, pins=[9])[1]]
         assert all(1 <= pin["rank"] <= 3072 for pin in pins)
+        last = n_tokens_of(explorer, talk) - 1
+        # Nothing was lost: "none" promises no states after a restart.
+        assert not click(explorer, talk, last)[0]["recomputed"]
+
+
+def test_pins_agree_with_the_row_however_states_are_stored(tmp_path: Path) -> None:
+    loaded = small_model()
+    with running(loaded, tmp_path, store_hidden="int8") as explorer:
+        talk = two_turns(explorer)
+        assert explorer.wait_until_filled(30)
+    with running(loaded, tmp_path, store_hidden="int8") as explorer:
+        _, states = click(explorer, talk, 20)
+        cells = [state["cells"][-1] for state in states]
+        pins = list(dict.fromkeys(t["token_id"] for cell in cells for t in cell["top"]))[:12]
+        pins += [cells[0]["next"]["token_id"], 9]
+        _, states = click(explorer, talk, 20, pins=pins)
+        for cell in (cell for state in states for cell in state["cells"]):
+            stored = {t["token_id"]: t for t in cell["top"]}
+            stored |= {cell["next"]["token_id"]: cell["next"]}
+            for pin in cell["pins"]:
+                known = stored.get(pin["token_id"])
+                if known is None:
+                    assert pin["rank"] >= len(cell["top"])
+                    assert pin["probability"] <= cell["top"][-1]["probability"] * 1.00001
+                else:
+                    assert pin["rank"] == known["rank"]
+                    assert pin["probability"] == pytest.approx(known["probability"], rel=1e-5)
 
 
 def test_another_tuned_lens_does_not_read_the_rows_of_the_first(tmp_path: Path) -> None:
@@ -207,6 +234,21 @@ def test_attention_rows_sum_to_one_over_what_was_read() -> None:
             explorer.attention(talk, 7, [3])
         with pytest.raises(NotFound):
             explorer.attention(talk, 7_000, None)
+
+
+def test_attention_that_is_no_number_is_refused() -> None:
+    loaded = tiny_model("llama")
+    weight = loaded.model.base_model.layers[1].self_attn.q_proj.weight
+    with running(loaded) as explorer:
+        talk = two_turns(explorer)
+        before = weight.data.clone()
+        try:
+            weight.data[:] = float("inf")
+            with pytest.raises(OutOfRange, match="layer 1 is not finite; start with --dtype"):
+                explorer.attention(talk, 7, None)
+            assert explorer.attention(talk, 7, [0])["layers"]
+        finally:
+            weight.data.copy_(before)
 
 
 def test_tokens_of_a_text() -> None:

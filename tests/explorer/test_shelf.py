@@ -1,16 +1,20 @@
 import gc
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sdlms.explorer import shelf
-from sdlms.explorer.questions import ChatRequest
+from sdlms.explorer.conversation import Conversation
 from sdlms.explorer.refusals import NotFound
 from tests.explorer.explorers import (
     click,
     core_of,
-    explorer_of,
     n_tokens_of,
     opened_of,
     running,
@@ -68,25 +72,91 @@ def test_rows_that_a_dead_turn_left_behind_are_not_shown(tmp_path: Path) -> None
         assert states[-1]["cells"][0]["next"]["token_id"] == following
 
 
-def test_a_turn_that_dies_at_once_leaves_an_empty_conversation(tmp_path: Path) -> None:
-    loaded = small_model()
-    explorer = explorer_of(loaded, tmp_path)
-    core = core_of(explorer)
-    events = explorer.chat(ChatRequest(text="Hello"))
-    talk = next(events)["conversation_id"]
-    core.cache.flush()
-    record = core.cache.record(talk)
-    assert record is not None
-    assert record["token_ids"] == []
-    explorer.close()
+STRANGE: list[dict[str, Any]] = [
+    {"version": 999},
+    {"version": 0, "token_ids": None},
+    {"token_ids": "?"},
+    {"title": 5},
+    {"title": "\ud800"},
+    {"messages": None},
+    {"created": 5},
+    {"updated": []},
+    {"uncached": [[1]]},
+    {"turns": [[0, 1, 1, None]]},
+]
 
 
-@pytest.mark.parametrize("change", [{"version": 999}, {"token_ids": "?"}])
-def test_a_record_that_cannot_be_read_is_not_found(change: dict[str, object]) -> None:
-    with running(small_model()) as explorer:
+@pytest.mark.parametrize("change", STRANGE)
+def test_a_record_that_cannot_be_read_does_not_hide_the_others(
+    change: dict[str, Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    with running(small_model(), tmp_path) as explorer:
         talk = two_turns(explorer)
         record = core_of(explorer).cache.record(talk)
         core_of(explorer).cache.save_record("other", {**(record or {}), **change})
-        with pytest.raises(NotFound):
-            explorer.conversation("other")
-        assert talk in [each["conversation_id"] for each in explorer.conversations()]
+        core_of(explorer).cache.flush()
+        if not {"title", "updated"} & set(change):
+            with pytest.raises(NotFound):
+                explorer.conversation("other")
+        for _ in range(2):
+            assert [each["conversation_id"] for each in explorer.conversations()] == [talk]
+        said = f"{caplog.text} {explorer.status()['warnings']}"
+        assert len(re.findall("other(.json was damaged| cannot be listed)", said)) == 1
+        # What another version wrote may be of use to that one.
+        assert ("other" in core_of(explorer).cache.ids()) == ("version" in change)
+
+
+def test_what_has_no_tokens_is_not_listed() -> None:
+    with running(small_model()) as explorer:
+        empty = Conversation("empty", core_of(explorer).loaded.prompting, title="Never begun")
+        core_of(explorer).cache.save_record("empty", empty.to_record())
+        assert explorer.conversations() == []
+
+
+def test_what_is_deleted_does_not_come_back_while_others_look_at_it(tmp_path: Path) -> None:
+    with running(small_model(), tmp_path) as explorer:
+        talks = [str(say(explorer, f"Hello {n}")["conversation_id"]) for n in range(12)]
+        ended = Event()
+
+        def look() -> None:
+            while not ended.is_set():
+                explorer.conversations()
+                for talk in talks:
+                    with suppress(NotFound):
+                        explorer.conversation(talk)
+
+        with ThreadPoolExecutor(3) as pool:
+            readers = [pool.submit(look) for _ in range(3)]
+            for talk in talks:
+                explorer.delete(talk)
+                with pytest.raises(NotFound):
+                    explorer.conversation(talk)
+            ended.set()
+            for reader in readers:
+                reader.result()
+            del readers
+        gc.collect()
+        assert explorer.conversations() == []
+        assert not explorer._shelf._opened
+        assert not [path for path in tmp_path.rglob("*.h5") if path.is_file()]
+
+
+def test_nobody_reads_a_conversation_again_while_its_files_go(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with running(small_model(), tmp_path) as explorer:
+        talk = str(say(explorer, "Hello")["conversation_id"])
+        cache = core_of(explorer).cache
+        delete = cache.delete
+
+        def looked_at(conversation: str) -> bool:
+            with pytest.raises(NotFound):
+                explorer.conversation(talk)
+            with pytest.raises(NotFound):
+                explorer.delete(talk)
+            assert explorer.conversations() == []
+            return delete(conversation)
+
+        monkeypatch.setattr(cache, "delete", looked_at)
+        explorer.delete(talk)
+        assert talk not in cache.ids()

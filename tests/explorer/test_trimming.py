@@ -70,6 +70,14 @@ def test_all_but_the_question_leaves_where_little_fits() -> None:
     assert left("u", 13, max_new_tokens=100) == set()
 
 
+@pytest.mark.parametrize("max_new_tokens", [15, 60, 4096])
+def test_a_long_reply_does_not_cost_what_was_said(max_new_tokens: int) -> None:
+    """A quarter of the context is kept for it."""
+    assert left("uauau", 70, max_new_tokens=max_new_tokens) == set()  # 52 + 17 tokens
+    assert left("uauau", 68, max_new_tokens=17) == {0, 1}
+    assert left("uauauau", 70, max_new_tokens=max_new_tokens) == {0, 1}
+
+
 def test_the_first_token_stays_where_it_is_bos() -> None:
     tokens, messages = chat("uau")
     tokens[0].id = BOS

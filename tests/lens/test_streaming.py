@@ -1,6 +1,8 @@
 """Documents measured in batches: as each alone, every row at its place, bad numbers refused."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +27,7 @@ MODEL = random_model("llama", AutoModelForCausalLM)
 STATES = states_of(3, range(3))
 ROWS = rows_of([5, 0, 9, 1, 7, 9], ["a"] * 6)
 PINS = (3, 7)
+MEMORY = Path(__file__).with_name("measuring_memory.py")
 TUNED = Tuned(torch.randn(3, 16, 16) / 9, torch.randn(3, 16))
 
 
@@ -97,3 +100,11 @@ def test_what_overflows_is_named(tmp_path: Path) -> None:
     message = f"document {rows.document_ids[0]}, token 0: the logits of block 0 are not finite"
     with pytest.raises(UserError, match=message):
         measuring(tmp_path, 9, lenses).fill(tmp_path / "lens.h5", rows)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, MEMORY, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["logits_bytes"] > 400e6 and found["grown_bytes"] < found["logits_bytes"] / 4

@@ -4,33 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from sdlms.lens.states import states_of
 from sdlms.lens.study import Study
-from sdlms.lens.targets import Target
-from sdlms.lens.translators import TrainingText
-from sdlms.models.inputs import Inputs
-from sdlms.models.loading import find_model, load_config, load_tokenizer
-from sdlms.models.tokens import Tokens
-from sdlms.storage.lens_file import create_lens
-from tests.lens.lens_files import rows_of
-
-SOURCE = find_model("sdlms-small", None)
-ROWS = rows_of([40, 60], ["a", "b"])
+from sdlms.lens.translators import Saved, TrainingText
+from sdlms.lens.tuned import Tuned
+from sdlms.lens.tuned_files import write_tuned
+from sdlms.models.token_texts import token_text
+from sdlms.storage.lens_file import LensReader, create_lens
+from tests.lens.studies import ROWS, small_study
 
 
 @pytest.fixture
 def study() -> Study:
-    return Study(
-        inputs=Inputs(SOURCE, load_config(SOURCE), Tokens(ROWS, {})),
-        record={"name": "sdlms-small"},
-        tokenizer=load_tokenizer(SOURCE),
-        states=states_of(3, [1]),
-        top_k=10,
-        targets=[Target(7, " x")],
-        saved=None,
-        training=None,
-    )
+    return small_study()
 
 
 def test_the_header_says_what_the_file_will_hold(study: Study) -> None:
@@ -51,6 +38,29 @@ def test_a_lens_to_be_trained_is_looked_through_and_takes_room(
     translators = 3 * 4 * study.d_model * (study.d_model + 1)
     assert both.predicted_bytes(2) > path.stat().st_size - 20_000 + 3 * translators
     assert both.predicted_bytes(2) > 2 * study.predicted_bytes(2)
+
+
+def test_documents_that_a_saved_lens_was_trained_on_are_counted(
+    study: Study, tmp_path: Path
+) -> None:
+    assert study.n_trained_on is None
+    tuned = Tuned(torch.zeros(3, 48, 48), torch.zeros(3, 48))
+    for documents, n_known in ((None, None), (["f" * 16], 0), ([ROWS.document_ids[1]], 1)):
+        folder = tmp_path / str(n_known)
+        write_tuned(folder, tuned, {"name": "m", "revision": None, "weights": {}}, documents)
+        saved = replace(study, saved=(Saved(folder, None), tuned))
+        assert saved.n_trained_on == n_known
+        assert saved.record_of_inputs()["tuned_lens"]["n_trained_on"] == n_known
+
+
+def test_a_file_that_is_there_stays(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "lens.h5"
+    study.create_file(path, "float32", "float32")
+    with LensReader(path) as reader:
+        assert reader.texts([0, 300]) == [token_text(study.tokenizer, n) for n in (0, 300)]
+    path.write_bytes(b"begun")
+    study.create_file(path, "float32", "float32")
+    assert path.read_bytes() == b"begun"
 
 
 def test_what_is_recorded_tells_studies_apart(study: Study) -> None:

@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdlms.errors import UserError
 from sdlms.lens import summary
 from sdlms.lens.summary import (
     N_RESAMPLES,
     OF_MODEL,
     OF_STATES,
     Sums,
-    check_text,
     decided_by,
     read_blocks,
     readable_positions,
@@ -124,11 +122,3 @@ def test_what_is_missing_says_why() -> None:
     assert found.of(0, 0).low <= found.of(0, 0).value <= found.of(0, 0).high
     nothing = summary_of(Sums(np.zeros(2), np.zeros((2, 1))), np.array([0, 0]), seed=0)
     assert nothing.reasons == ["no position to read"] * 2
-
-
-def test_a_task_without_text_is_one_line() -> None:
-    check_text(ROWS)
-    special = rows_of([4, 4], ["a", "b"], masked=0.0)
-    special.mask[4:] = 0
-    with pytest.raises(UserError, match="task 'b': every token is special"):
-        check_text(special)

@@ -9,11 +9,11 @@ from sdlms.lens.summary import readable_positions
 from sdlms.lens.tables import (
     COLUMNS,
     TARGET_COLUMNS,
-    last_positions,
     lens_rows,
     target_rows,
     task_numbers,
 )
+from sdlms.lens.text_ends import last_positions
 from sdlms.storage.lens_file import LensReader
 from sdlms.storage.tables import Cell, write_table
 from tests.lens.lens_files import STATES, rows_of, write_lens
@@ -80,16 +80,10 @@ def test_each_row_has_its_own_means_and_chances(tmp_path: Path) -> None:
             assert number(row[name]) == pytest.approx(value), name
 
 
-def test_last_positions_are_the_last_that_are_text() -> None:
-    rows = rows_of([4, 0, 3, 2], ["a"] * 4, masked=0.0)
-    rows.mask[:] = [1, 1, 1, 0, 1, 1, 1, 0, 0]
-    assert last_positions(rows).tolist() == [2, -1, 6, -1]
-
-
 def test_targets_are_told_document_by_document_and_on_average(tmp_path: Path) -> None:
     held = write_lens(tmp_path / "lens.h5", ROWS)["logit"]
     with LensReader(tmp_path / "lens.h5") as reader:
-        rows = list(target_rows(reader, TASKS, 0))
+        rows = list(target_rows(reader, TASKS, [f"end {n}" for n in range(6)], 0))
     write_table(tmp_path / "a.csv", TARGET_COLUMNS, rows)
     lasts = last_positions(ROWS)
     told = [row for row in rows if row["document"] != "mean"]
@@ -107,6 +101,7 @@ def test_targets_are_told_document_by_document_and_on_average(tmp_path: Path) ->
         assert number(row["log_probability_nats"]) == logs
         assert number(row["probability"]) == pytest.approx(np.exp(logs))
         assert row["task"] == ROWS.document_tasks[document]
+        assert (row["document_number"], row["text_end"]) == (document, f"end {document}")
         assert row["probability_low"] is None
     for row in rows:
         if row["document"] == "mean":

@@ -10,8 +10,9 @@ from sdlms.errors import UserError
 from sdlms.lens import translators
 from sdlms.lens.translators import Places, find_tuned, trained, training_text
 from sdlms.lens.tuned import Tuned
-from sdlms.lens.tuned_files import write_tuned
+from sdlms.lens.tuned_files import read_documents, write_tuned
 from sdlms.lens.tuning import TuningSettings
+from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from tests.lens.lens_files import rows_of
 from tests.models.tiny_models import random_model
@@ -19,6 +20,15 @@ from tests.models.tiny_models import random_model
 RECORD = {"name": "tiny", "revision": None, "n_layers": 3, "weights": {"a": "b"}}
 TUNED = Tuned(torch.randn(3, 16, 16), torch.randn(3, 16))
 ROWS = rows_of([9, 5, 0, 12], ["a"] * 4, masked=0.0)
+
+
+def run_of(stage: str, artifacts: Path, *, has_lens: bool) -> Run:
+    """A finished run."""
+    with RunWriter(stage, {}, RunOptions(artifacts=artifacts)) as out:
+        out.start({}, {})
+        for name in write_tuned(out.path / "tuned_lens", TUNED, RECORD) if has_lens else ():
+            out.output(f"tuned_lens/{name}")
+    return Run(out.path)
 
 
 def test_a_folder_is_a_lens(tmp_path: Path) -> None:
@@ -34,22 +44,34 @@ def test_a_folder_is_a_lens(tmp_path: Path) -> None:
 
 def test_a_run_that_trained_one_is_a_lens(tmp_path: Path) -> None:
     for has_lens in (False, True):
-        with RunWriter("logit-lens", {}, RunOptions(artifacts=tmp_path)) as out:
-            out.start({}, {})
-            if has_lens:
-                for name in write_tuned(out.path / "tuned_lens", TUNED, RECORD):
-                    out.output(f"tuned_lens/{name}")
-        named = [out.path.name, str(out.path), "latest"]
+        run = run_of("logit-lens", tmp_path, has_lens=has_lens)
         if not has_lens:
-            with pytest.raises(UserError, match=f"{out.path.name} trained no lens"):
-                find_tuned(tmp_path, out.path.name)
+            with pytest.raises(UserError, match=f"{run.name} trained no lens"):
+                find_tuned(tmp_path, run.name)
             continue
-        for word in named:
+        for word in (run.name, str(run.path), "latest"):
             saved = find_tuned(tmp_path, word)
-            assert saved.run is not None and saved.run.name == out.path.name
+            assert saved.run is not None and saved.run.name == run.name
             assert torch.equal(saved.read(RECORD, 16).bias, TUNED.bias)
     with pytest.raises(UserError, match="no run 'absent'"):
         find_tuned(tmp_path, "absent")
+
+
+def test_the_latest_is_the_newest_that_trained_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sdlms")
+    message = "--tuned-lens latest: no completed 'logit-lens' run under .* trained a lens"
+    run_of("logit-lens", tmp_path, has_lens=False)
+    with pytest.raises(UserError, match=message):
+        find_tuned(tmp_path, "latest")
+    run_of("logit-lens", tmp_path, has_lens=True)
+    newest = run_of("logit-lens", tmp_path, has_lens=True)
+    run_of("logit-lens", tmp_path, has_lens=False)
+    run_of("capture", tmp_path, has_lens=True)
+    found = find_tuned(tmp_path, "latest").run
+    assert found is not None and found.name == newest.name
+    assert f"latest tuned lens: {newest.name}" in caplog.text
 
 
 def test_documents_that_are_measured_are_left_out() -> None:
@@ -69,6 +91,7 @@ def test_a_lens_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "scratch").mkdir()
     places = Places(tmp_path / "tuned_lens", tmp_path / "scratch")
     tuned = trained(model, text, settings, places, RECORD)
+    assert read_documents(places.lens) == frozenset(ROWS.document_ids)
     assert (tuned.weight != 0).any()
     monkeypatch.delattr(translators, "train_tuned")
     again = trained(model, text, settings, places, RECORD)

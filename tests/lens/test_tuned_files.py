@@ -10,7 +10,15 @@ from torch import nn
 
 from sdlms.errors import UserError
 from sdlms.lens.tuned import Tuned
-from sdlms.lens.tuned_files import CONFIG, PUBLISHED, TRANSLATORS, read_tuned, write_tuned
+from sdlms.lens.tuned_files import (
+    CONFIG,
+    DOCUMENTS,
+    PUBLISHED,
+    TRANSLATORS,
+    read_documents,
+    read_tuned,
+    write_tuned,
+)
 
 MODEL: dict[str, Any] = {
     "name": "someone/model",
@@ -56,6 +64,22 @@ def test_ours_comes_back_bit_equal_and_gives_equal_bytes(tmp_path: Path) -> None
     found = read_tuned(tmp_path / "a", MODEL, 4)
     assert torch.equal(found.weight, lens().weight)
     assert torch.equal(found.bias, lens().bias)
+
+
+def test_what_it_was_trained_on_comes_back(tmp_path: Path) -> None:
+    ids = ["0123456789abcdef", "00000000000000ff"]
+    names = write_tuned(tmp_path / "a", lens(), MODEL, ids)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    assert read_documents(tmp_path / "a") == frozenset(ids)
+    write_tuned(tmp_path / "b", lens(), MODEL, reversed(ids))
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert torch.equal(read_tuned(tmp_path / "a", MODEL, 4).weight, lens().weight)
+    assert read_documents(publish(tmp_path / "lens")) is None
+    for content in (b"0123456789abcdef\nxyz\n", b"0123456789abcdef\n\xff\n", b"a\0\n"):
+        (tmp_path / "a" / DOCUMENTS).write_bytes(content)
+        with pytest.raises(UserError, match=r"documents\.txt: line . is no id of a document"):
+            read_documents(tmp_path / "a")
 
 
 def test_the_librarys_format_is_read(tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ def implementations(model: PreTrainedModel) -> list[str]:
     return [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")]
 
 
+def hooks(model: PreTrainedModel) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
 @torch.no_grad()
 def full_rows(name: str, ids: list[int]) -> NDArray[np.float32]:
     model = random_model(name, AutoModelForCausalLM)
@@ -36,6 +40,9 @@ def test_is_the_last_row_of_full_eager_attention(name: str, n_tokens: int) -> No
     np.testing.assert_allclose(row, full_rows(name, IDS[:n_tokens]), rtol=0, atol=2e-6)
     np.testing.assert_allclose(row.sum(axis=-1), 1, rtol=0, atol=1e-5)
     assert implementations(model) == before
+    assert hooks(model) == 0
+    # A second time they are put on again.
+    np.testing.assert_array_equal(attention_row(model, IDS[:n_tokens]), row)
 
 
 def test_a_long_prefix_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +69,16 @@ def test_the_attention_is_restored_after_an_error(name: str) -> None:
     with pytest.raises(IndexError):
         attention_row(model, [*IDS, 10_000])
     assert implementations(model) == before
+    assert hooks(model) == 0
+
+
+def test_hooks_of_others_stay() -> None:
+    model = random_model("llama", AutoModelForCausalLM)
+    read: list[int] = []
+    handle = model.register_forward_hook(lambda module, args, output: read.append(1))
+    attention_row(model, IDS)
+    assert (hooks(model), len(read)) == (1, 2)
+    handle.remove()
 
 
 def test_refuses_what_has_no_row() -> None:

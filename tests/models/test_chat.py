@@ -1,10 +1,16 @@
 """Chat templates: the template's text and what was said, told apart."""
 
+import re
+from collections import Counter
+from itertools import cycle
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sdlms.errors import UserError
-from sdlms.models.chat import ChatTemplate, Message, Part, end_ids, message_of
+from sdlms.models.chat import PLAIN, ChatTemplate, Message, Part, end_ids, message_of
 from tests.explorer.toy_tokenizers import (
     CHATML,
     STRICT,
@@ -25,13 +31,31 @@ TOKENIZERS = {
 EVERY_TEMPLATE = pytest.mark.parametrize("name", TOKENIZERS)
 
 
+# Frames that number the messages, or end the last one in a way of its own, or tell roles apart.
+NUMBERED = "{% for m in messages %}<{{ loop.index }}>{{ m.content }}</{{ loop.index }}>{% endfor %}"
+LAST = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}{{ '.' if loop.last else ';' }}\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+# As of models that think: what stands before </think> in an earlier reply is left out.
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BARE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+SOURCES = [CHATML, STRICT, None, NUMBERED, LAST, THINKING, BARE]
+
+
 def template(source: str | None) -> ChatTemplate:
     return ChatTemplate(with_template("byte-level", source))
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool = True
+) -> str:
     return tokenizer.apply_chat_template(
-        [message._asdict() for message in messages], tokenize=False, add_generation_prompt=True
+        [message._asdict() for message in messages], tokenize=False, add_generation_prompt=generate
     )
 
 
@@ -58,6 +82,59 @@ def test_a_later_turn_adds_what_the_whole_chat_has_behind_the_reply(name: str) -
     whole = made.opening([USER, REPLY, AGAIN])
     place = next(i for i, part in enumerate(whole) if part == Part("I.", 1, False))
     assert made.following([USER, REPLY, AGAIN]) == whole[place + 1 :]
+
+
+def one_by_one(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Part]:
+    """The parts from the first message on, by rendering the whole chat for each message anew."""
+    chat = [Message(role, f"\ue100{n}\ue101") for n, (role, _) in enumerate(messages)]
+    parts = []
+    for index, message in enumerate(messages):
+        before, behind = rendered(tokenizer, chat).split(chat[index].content)
+        text = rendered(tokenizer, [*chat[:index], message, *chat[index + 1 :]])
+        assert text.startswith(before) and text.endswith(behind)
+        parts.append(Part(text[len(before) : len(text) - len(behind)], index, False))
+        frame = re.split("\ue100", behind)[0]
+        alone = rendered(tokenizer, chat[: index + 1], generate=False)
+        tail = alone.split("\ue101")[-1]
+        end = max((frame[:n] for n in range(len(frame) + 1) if tail[:n] == frame[:n]), key=len)
+        parts += [Part(end, index, True), Part(frame[len(end) :], index + 1, True)]
+    return [part for part in parts if part.text or not part.is_template]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@given(
+    contents=st.lists(st.text("a <|im_end>\n\t\ue000\ue0011/think") | st.just(NASTY), min_size=1)
+)
+@settings(max_examples=25, deadline=None)
+def test_a_chat_is_what_its_messages_become_one_by_one(
+    source: str | None, contents: list[str]
+) -> None:
+    tokenizer = with_template("byte-level", source)
+    if source is None:
+        tokenizer.chat_template = PLAIN
+    roles = cycle(["user", "assistant"])
+    messages = [Message(*said) for said in zip(roles, contents, strict=False)]
+    parts = ChatTemplate(tokenizer).opening(messages)
+    first = next(place for place, part in enumerate(parts) if not part.is_template)
+    assert parts[first:] == one_by_one(tokenizer, messages)
+    assert text_of(parts) == rendered(tokenizer, messages)
+
+
+@pytest.mark.parametrize("source", [CHATML, STRICT, None])
+def test_a_long_chat_is_rendered_as_often_as_a_short_one(
+    source: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = with_template("byte-level", source)
+    made, render, counts = ChatTemplate(tokenizer), ChatTemplate._render, Counter[int]()
+
+    def counted(self: ChatTemplate, messages: list[Message], *, generate: bool) -> str:
+        counts[n_turns] += 1
+        return render(self, messages, generate=generate)
+
+    monkeypatch.setattr(ChatTemplate, "_render", counted)
+    for n_turns in (3, 30):
+        made.opening([USER, REPLY] * n_turns + [AGAIN])
+    assert counts[3] == counts[30] <= 12
 
 
 def test_what_the_template_writes_is_given_to_the_messages_around_it() -> None:
@@ -121,6 +198,15 @@ def test_a_frame_that_depends_on_what_is_said_is_refused() -> None:
     assert text_of(template(source).opening([USER])) == "Who??"
     with pytest.raises(UserError, match="another frame around message 0"):
         template(source).opening([Message("user", "x")])
+
+
+def test_a_frame_that_depends_on_what_two_messages_say_is_refused() -> None:
+    same = "{{ '=' if messages[0].content == messages[2].content else '/' }}"
+    source = BARE + same
+    assert text_of(template(source).opening([USER, REPLY, AGAIN])) == "Who?I.Why?/"
+    with pytest.raises(UserError, match="another frame around") as raised:
+        template(source).opening([USER, REPLY, USER])
+    assert "\n" not in str(raised.value)
 
 
 def test_control_tokens_are_special_ones_and_those_in_the_template() -> None:

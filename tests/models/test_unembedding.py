@@ -12,6 +12,7 @@ from sdlms.models.unembedding import (
     capped,
     final_norm_of,
     logits_of,
+    rescored,
     unembedding_input,
     unembedding_of,
 )
@@ -142,3 +143,29 @@ def test_the_unembedding_is_the_models_own_module() -> None:
     head = unembedding_of(model)
     assert isinstance(head, nn.Linear)
     assert head in list(model.children())
+
+
+@EVERY_CAUSAL_CASE
+@torch.no_grad()
+def test_the_largest_logits_of_16_bits_become_exact(name: str) -> None:
+    model = causal_model(name).bfloat16()
+    resid = resid_after(model, n_layers(model.config) - 1)[0, -1]
+    logits = model(INPUT_IDS).logits[0, -1]
+    found = rescored(model, resid, logits, 20)
+    head = unembedding_of(model)
+    exact = unembedding_input(model, resid).double() @ head.weight.double().T
+    exact = capped(model, exact if head.bias is None else exact + head.bias.double()).float()
+    largest = logits.topk(20).indices
+    torch.testing.assert_close(found[largest], exact[largest], atol=1e-6, rtol=1e-5)
+    others = torch.ones(len(logits), dtype=torch.bool)
+    others[largest] = False
+    assert torch.equal(found[others], logits[others].float())
+    assert found.dtype == torch.float32
+    assert len(rescored(model, resid, logits)) == 50  # fewer than it would take
+
+
+@torch.no_grad()
+def test_logits_of_32_bits_stay() -> None:
+    model = causal_model("llama")
+    logits = torch.randn(50)
+    assert rescored(model, torch.zeros(model.config.hidden_size), logits) is logits

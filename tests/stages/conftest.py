@@ -1,9 +1,12 @@
-"""Captures that several tests of si-modularity read, and runs that those of dynamic-k read."""
+"""What tests of several stages share: captures, runs beside them, how a command is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sdlms.runs.reading import list_runs
+from tests.conftest import Cli
 from tests.stages.gating_runs import runs_beside
 from tests.stages.structure_runs import captures, placed
 
@@ -31,3 +34,24 @@ def beside(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
 def given(beside: dict[str, Path], work: Path) -> dict[str, str]:
     """`short name -> name` of copies under the test's own `artifacts/`."""
     return placed(beside, work)
+
+
+@pytest.fixture
+def refused_command(
+    cli: Cli, work: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., None]:
+    """Checks that a command is refused in one line, exit code 2, and leaves nothing."""
+
+    def check(*words: object, message: str) -> None:
+        before = list_runs(work / "artifacts", partial=True)
+        existed = (work / "artifacts").exists()
+        capsys.readouterr()
+        code = cli(*words)
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, ""), err
+        (line,) = err.splitlines()
+        assert line.startswith("sdlms: ") and message in line, line
+        assert list_runs(work / "artifacts", partial=True) == before
+        assert (work / "artifacts").exists() == existed
+
+    return check

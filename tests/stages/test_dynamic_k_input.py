@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdlms.models.gating import building
-from sdlms.runs.reading import Run, list_runs
+from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from tests.conftest import save_tiny_model
 from tests.stages.gating_runs import MASKED, QUICK, TIMED_ALONE
@@ -19,20 +19,12 @@ Refused = Callable[..., None]
 
 
 @pytest.fixture
-def refused(cli: Cli, work: Path, capsys: Streams) -> Refused:
-    """Checks that a command is refused in one line, and leaves nothing."""
+def refused(refused_command: Refused) -> Refused:
+    """Checks that dynamic-k is refused in one line, and leaves nothing."""
 
     def check(*words: object, message: str) -> None:
-        before = list_runs(work / "artifacts", partial=True)
-        existed = (work / "artifacts").exists()
-        capsys.readouterr()
-        code = cli("dynamic-k", *(TIMED_ALONE if "speed" in words else MASKED), *words)
-        out, err = capsys.readouterr()
-        assert (code, out) == (2, ""), err
-        (line,) = err.splitlines()
-        assert line.startswith("sdlms: ") and message in line, line
-        assert list_runs(work / "artifacts", partial=True) == before
-        assert (work / "artifacts").exists() == existed
+        given = TIMED_ALONE if "speed" in words else MASKED
+        refused_command("dynamic-k", *given, *words, message=message)
 
     return check
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sdlms.lens.tuned_files import read_tuned
+from sdlms.lens.tuned_files import CONFIG, DOCUMENTS, TRANSLATORS, read_documents, read_tuned
 from sdlms.runs.reading import Run
 from sdlms.storage.assets import asset_folder
 from sdlms.storage.lens_file import LensReader
@@ -116,6 +116,26 @@ def test_every_number_is_that_of_a_plain_loop(
     assert told == pytest.approx(last.reshape(-1).tolist(), abs=1e-5)
 
 
+def test_people_know_the_documents_of_targets_by_their_ends(
+    cli: Cli, work: Path, prompts: Path, tiny_model: Path
+) -> None:
+    words = ["--model", tiny_model, "--texts", prompts, "--target", " the"]
+    assert cli("logit-lens", *words, *SMALL) == 0
+    with LensReader(newest(work) / "lens.h5") as reader:
+        rows = reader.rows()
+        texts = [
+            "".join(reader.texts(ids))
+            for ids in np.split(rows.ids, [int(n) for n in rows.offsets[1:-1]])
+        ]
+    assert sorted(texts) == sorted(PROMPTS)
+    told = {
+        (int(row["document_number"]), row["text_end"])
+        for row in table(newest(work), "targets.csv")
+        if row["document"] != "mean"
+    }
+    assert told == {(number, text[-20:]) for number, text in enumerate(texts)}
+
+
 def test_the_default_call_holds_all_that_it_promises(
     cli: Cli, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,10 +166,10 @@ def test_the_default_call_holds_all_that_it_promises(
 def test_a_tuned_lens_is_trained_saved_and_read_again(cli: Cli, work: Path) -> None:
     demo = asset_folder("configs") / "logit-lens/demo.toml"
     small = ["--model", "sdlms-small", "--max-tokens", 400, "--tasks", "math,qa"]
-    train = ["--tuned-steps", 8, "--tuned-tokens", 1500]
+    train = ["--tuned-steps", 8, "--tuned-tasks", "prose", "--tuned-tokens", 800]
     assert cli("logit-lens", "--config", demo, *small, *train, *EXACT) == 0
     run = newest(work)
-    lens = {"tuned_lens/config.json", "tuned_lens/translators.safetensors"}
+    lens = {f"tuned_lens/{name}" for name in (CONFIG, DOCUMENTS, TRANSLATORS)}
     assert set(outputs(run)) == {"lens.h5", "logit_lens.csv", "targets.csv", *lens}
     rows = {
         (row["lens"], row["site"], row["layer"]): float(row["kl_to_final_nats"])
@@ -186,6 +206,50 @@ def test_what_is_measured_is_not_trained_on(
     assert f"--tuned: {measured} documents are measured too" in capsys.readouterr().err
     with LensReader(newest(work) / "lens.h5") as reader:
         assert reader.rows().n_documents == measured
+        ids = set(reader.rows().document_ids)
+    trained = read_documents(newest(work) / "tuned_lens")
+    assert trained is not None and len(trained) == start["tuned_text"]["n_documents"]
+    assert not ids & trained
+
+
+def test_a_lens_is_doubted_on_the_text_it_was_trained_on(
+    cli: Cli, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", "sdlms-small", *SMALL]
+    words = ["--tuned-steps", 1, "--tuned-tasks", "math", "--tuned-tokens", 400]
+    assert cli("logit-lens", *common, "--tasks", "qa", "--tuned", *words) == 0
+    trained = read_documents(newest(work) / "tuned_lens") or frozenset()
+    assert cli("logit-lens", *common, "--tasks", "qa") == 0  # the latest, but not of a lens
+    for tasks, is_doubted in (("math", True), ("prose", False)):
+        capsys.readouterr()
+        assert cli("logit-lens", *common, "--tasks", tasks, "--tuned-lens", "latest") == 0
+        said = "documents are what it was trained on" in capsys.readouterr().err
+        with LensReader(newest(work) / "lens.h5") as reader:
+            n_known = len(trained.intersection(reader.rows().document_ids))
+        (event,) = Run(newest(work)).all_of("tuned_lens_overlap")
+        assert event["count"] == n_known and said == is_doubted == (n_known > 0)
+
+
+def test_skipped_positions_are_measured_and_not_averaged(cli: Cli, work: Path) -> None:
+    words = ["--model", "sdlms-small", "--tasks", "math,qa", *SMALL]
+    held, tables = [], []
+    for n_skipped in (0, 3):
+        assert cli("logit-lens", *words, "--skip-first", n_skipped) == 0
+        with LensReader(newest(work) / "lens.h5") as reader:
+            rows = reader.rows()
+            held.append({n: reader.read("logit", n, 0, rows.n_tokens) for n in MEASURED})
+        tables.append(table(newest(work), "logit_lens.csv"))
+    for name in MEASURED:
+        np.testing.assert_array_equal(held[0][name], held[1][name])
+    places = np.arange(rows.n_tokens) - np.repeat(rows.offsets[:-1], rows.lengths)
+    assert (rows.mask[places < 3] == 0).all() and rows.mask[places >= 3].all()
+    read = np.flatnonzero((places >= 3) & np.append(places[1:] > 0, False))
+    row = next(r for r in tables[1] if (r["task"], r["site"]) == ("all", "resid_pre"))
+    assert int(row["n_tokens"]) == len(read)
+    whole = next(r for r in tables[0] if (r["task"], r["site"]) == ("all", "resid_pre"))
+    assert int(whole["n_tokens"]) == rows.n_tokens - rows.n_documents
+    expected = held[1]["entropy_nats"][read, 0].mean(dtype=np.float64)
+    assert float(row["entropy_nats"]) == pytest.approx(expected)
 
 
 def test_batches_change_nothing_beyond_rounding(cli: Cli, work: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,33 +13,17 @@ from sdlms.lens.tuned import Tuned
 from sdlms.lens.tuned_files import write_tuned
 from sdlms.models.loading import find_model, load_config
 from sdlms.models.recorded import model_record
-from sdlms.runs.reading import list_runs
-from tests.conftest import save_tiny_model
 from tests.stages.lens_runs import SMALL
 from tests.stages.probe_runs import Cli, newest
 
-Streams = pytest.CaptureFixture[str]
 Refused = Callable[..., None]
 QUICK = ["--model", "sdlms-small", *SMALL]
 
 
 @pytest.fixture
-def refused(cli: Cli, work: Path, capsys: Streams) -> Refused:
-    """Checks that a command is refused in one line, and leaves nothing."""
-
-    def check(*words: object, message: str) -> None:
-        before = list_runs(work / "artifacts", partial=True)
-        existed = (work / "artifacts").exists()
-        capsys.readouterr()
-        code = cli("logit-lens", *QUICK, *words)
-        out, err = capsys.readouterr()
-        assert (code, out) == (2, ""), err
-        (line,) = err.splitlines()
-        assert line.startswith("sdlms: ") and message in line, line
-        assert list_runs(work / "artifacts", partial=True) == before
-        assert (work / "artifacts").exists() == existed
-
-    return check
+def refused(refused_command: Refused) -> Refused:
+    """Checks that logit-lens is refused in one line, and leaves nothing."""
+    return partial(refused_command, "logit-lens", *QUICK)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +32,7 @@ def refused(cli: Cli, work: Path, capsys: Streams) -> Refused:
         (["--top-k", "0"], "--top-k must be >= 1, got 0."),
         (["--top-k", "ten"], "--top-k: expected an integer, got 'ten'"),
         (["--max-tokens", "0"], "--max-tokens must be >= 1, got 0."),
+        (["--skip-first", "-1"], "--skip-first must be >= 0, got -1."),
         (["--batch-tokens", "-1"], "--batch-tokens must be >= 0, got -1."),
         (["--layers", ""], "--layers is empty"),
         (["--layers", "two"], "'two' is neither an index"),
@@ -64,6 +50,8 @@ def refused(cli: Cli, work: Path, capsys: Streams) -> Refused:
         (["--tasks", "math", "--texts", "x.txt"], "--tasks and --texts exclude each other"),
         (["--field", "body"], "--field body is for --texts FILE.jsonl"),
         (["--seed", "-1"], "--seed must be >= 0, got -1."),
+        (["--target", ""], "--target '': a word is empty. Leave it out;"),
+        (["--target", " a,, b"], "--target ' a,, b': a word is empty."),
         (["--targets", " the"], "No such option: --targets"),
     ],
 )
@@ -77,7 +65,7 @@ def test_settings_are_checked_before_anything_is_read(
     ("words", "message"),
     [
         (["--layers", "3"], "there is no layer 3; the model has layers 0 to 2"),
-        (["--tasks", "sheep"], "unknown task 'sheep'"),
+        (["--tasks", "sheep"], "--tasks: unknown task 'sheep'"),
         (["--tasks", "heldout,math"], "name one manifest alone"),
         (["--max-tokens", "3"], "--max-tokens 3: the first document of task"),
         (["--dtype", "float16"], "--dtype float16 is for GPUs"),
@@ -86,7 +74,11 @@ def test_settings_are_checked_before_anything_is_read(
         (["--model", "sdlms-smal"], "Did you mean 'sdlms-small'?"),
         (["--revision", "main"], "--revision is for hub models"),
         (["--texts", "absent.txt"], "absent.txt"),
-        (["--tuned", "--tuned-tasks", "sheep"], "unknown task 'sheep'"),
+        (["--tuned", "--tuned-tasks", "sheep"], "--tuned-tasks: unknown task 'sheep'"),
+        (["--tuned", "--tuned-tasks", "no.jsonl"], "--tuned-tasks no.jsonl: no such file."),
+        (["--tuned", "--tuned-tasks", ""], "--tuned-tasks is empty."),
+        (["--tuned", "--tuned-tokens", "3"], "--tuned-tokens 3: the first document of task"),
+        (["--skip-first", "100000"], "every token is special or skipped. Lower --skip-first"),
         (["--tuned", "--tasks", "math", "--tuned-tasks", "math", "--tuned-tokens", "400"],
          "documents of --tuned-tasks are measured too. Train on other text, or measure other"),
         (["--target", " the, sheepdogs"], "--target ' sheepdogs' is "),
@@ -94,7 +86,7 @@ def test_settings_are_checked_before_anything_is_read(
         (["--target", "x" * 99], "'x', … Name a text that is a single token"),
         (["--target", "ab\\,cd"], "--target 'ab,cd' is 4 tokens: 'ab', ',', 'c', 'd'. Name a"),
         (["--tuned-lens", "absent"], "no run 'absent' under artifacts/"),
-        (["--tuned-lens", "latest"], "no completed 'logit-lens' run under"),
+        (["--tuned-lens", "latest"], "'logit-lens' run under artifacts/ trained a lens."),
     ],
 )  # fmt: skip
 def test_inputs_are_checked_before_a_run_begins(
@@ -108,6 +100,10 @@ def test_a_key_of_a_file_is_checked_too(refused: Refused, work: Path) -> None:
     refused("--config", "bad.toml", message="'target': expected an array, got ' the'.")
     (work / "bad.toml").write_text("target = [5]\n")
     refused("--config", "bad.toml", message="'target': expected a string, got 5.")
+    (work / "bad.toml").write_text('target = ["a", ""]\n')
+    refused("--config", "bad.toml", message="'target' 'a,': a word is empty.")
+    (work / "bad.toml").write_text('target = [""]\n')
+    refused("--config", "bad.toml", message="'target' '': a word is empty.")
     (work / "bad.toml").write_text("top_n = 5\n")
     refused("--config", "bad.toml", message="unknown key 'top_n'. Did you mean 'top_k'?")
 
@@ -145,14 +141,17 @@ def test_texts_that_hold_nothing(refused: Refused, work: Path, text: str) -> Non
 
 def test_texts_of_special_tokens_alone(refused: Refused, work: Path) -> None:
     (work / "texts.jsonl").write_text('{"text": "<|endoftext|>"}\n')
-    message = "task 'texts': every token is special. Give it documents with text."
+    message = "task 'texts': every token is special or skipped."
     refused("--texts", "texts.jsonl", message=message)
 
 
 def test_a_run_that_trained_no_lens(refused: Refused, cli: Cli, work: Path) -> None:
     assert cli("logit-lens", *QUICK, "--tasks", "math") == 0
-    message = f"--tuned-lens: {newest(work).name} trained no lens."
-    refused("--tuned-lens", "latest", message=message)
+    name = newest(work).name
+    refused("--tuned-lens", name, message=f"--tuned-lens: {name} trained no lens.")
+    refused(
+        "--tuned-lens", "latest", message="run under artifacts/ trained a lens. Make one: sdlms"
+    )
 
 
 def test_a_lens_of_another_model_or_a_damaged_one(refused: Refused, work: Path) -> None:
@@ -161,14 +160,14 @@ def test_a_lens_of_another_model_or_a_damaged_one(refused: Refused, work: Path) 
     tuned = Tuned(torch.zeros(3, 48, 48), torch.zeros(3, 48))
     write_tuned(work / "lens", tuned, record)
     refused("--tuned-lens", "lens", "--model", "sdlms-medium", message="is of a model with 3 layer")
-    other = save_tiny_model(work / "other")
-    refused("--tuned-lens", "lens", "--model", other, message="is of a model with 3 layers")
     write_tuned(work / "lens", tuned, {**record, "weights": {"a": "b"}})
     refused("--tuned-lens", "lens", message="was trained on other weights than those of sdlms-sma")
     path = work / "lens/translators.safetensors"
     write_tuned(work / "lens", tuned, record)
     path.write_bytes(path.read_bytes()[:300])
     refused("--tuned-lens", "lens", message="translators.safetensors")
+    write_tuned(work / "lens", tuned, record, ["../x"])
+    refused("--tuned-lens", "lens", message="documents.txt: line 1 is no id of a document.")
     (work / "empty").mkdir()
     refused("--tuned-lens", "empty", message="empty: there is no tuned lens")
 

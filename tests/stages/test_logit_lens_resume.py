@@ -19,7 +19,7 @@ from tests.stages.probe_runs import Cli, newest, outputs
 
 KILLING = Path(__file__).with_name("killing_stages.py")
 WORDS = ["logit-lens", "--model", "sdlms-small", "--tasks", "math,qa", *SMALL]
-TRAINED = ["--tuned", "--tuned-steps", "4", "--tuned-tokens", "1500"]
+TRAINED = ["--tuned", "--tuned-steps", "3", "--tuned-tasks", "prose", "--tuned-tokens", "400"]
 
 
 @pytest.fixture

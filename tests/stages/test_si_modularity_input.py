@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.runs.reading import list_runs
 from sdlms.structure import memory
 from tests.stages.probe_runs import Cli, newest, noise, published
 from tests.stages.structure_runs import QUICK
@@ -15,18 +14,11 @@ Streams = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def refused(cli: Cli, work: Path, capsys: Streams) -> Callable[..., None]:
-    """Checks that a command is refused in one line, and leaves nothing."""
+def refused(refused_command: Callable[..., None]) -> Callable[..., None]:
+    """Checks that si-modularity is refused in one line, and leaves nothing."""
 
     def check(*words: str, message: str) -> None:
-        before = list_runs(work / "artifacts", partial=True)
-        capsys.readouterr()
-        code = cli("si-modularity", *words, *QUICK)
-        out, err = capsys.readouterr()
-        assert (code, out) == (2, ""), err
-        (line,) = err.splitlines()
-        assert line.startswith("sdlms: ") and message in line, line
-        assert list_runs(work / "artifacts", partial=True) == before
+        refused_command("si-modularity", *words, *QUICK, message=message)
 
     return check
 

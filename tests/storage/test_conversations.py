@@ -90,3 +90,10 @@ def test_damaged_files_are_numbered(tmp_path: Path) -> None:
     assert (tmp_path / "c.json.damaged-1").read_text() == "one"
     assert (tmp_path / "c.json.damaged-2").read_text() == "two"
     assert not (tmp_path / "c.json").exists()
+
+
+def test_a_number_that_a_link_to_nowhere_has_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "c.json.damaged-1").symlink_to("nowhere")
+    (tmp_path / "c.json").mkdir()
+    assert quarantine(tmp_path / "c.json").name == "c.json.damaged-2"
+    assert (tmp_path / "c.json.damaged-2").is_dir()

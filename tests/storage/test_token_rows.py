@@ -109,6 +109,25 @@ def test_truncated_rows_are_absent(tmp_path: Path) -> None:
     file.close()
 
 
+def test_to_forget_what_is_not_there_writes_nothing(tmp_path: Path) -> None:
+    file = opened(tmp_path / "c.h5")
+    for group in LAYOUT:
+        file.write(group.name, 0, random_rows(group, 9, seed=0))
+    file.close()
+    before = file.path.stat()
+    file = TokenRows(file.path, file.owner)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as on a full disk
+    try:
+        file.truncate(9, [group.name for group in LAYOUT])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.path.stat().st_mtime_ns == before.st_mtime_ns
+    for group in LAYOUT:
+        assert file.read(group.name, range(9)).present.all()
+    file.close()
+
+
 def test_rows_of_another_shape_are_a_bug(tmp_path: Path) -> None:
     file = opened(tmp_path / "c.h5")
     rows = random_rows(WHOLE, 2, seed=0)

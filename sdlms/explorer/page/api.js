@@ -135,6 +135,12 @@ export async function streamLines(response, onLine, onPiece = () => {}) {
   }
 }
 
+/** What every state says of one token at one position. */
+export async function pinned({ conversation: id, position, lens, token }, signal) {
+  const asked = query({ include_context: false, lens, pins: token });
+  return (await asJson(`api/activations/${path(id)}/${position}${asked}`, { signal })).states;
+}
+
 // ---------------------------------------------------------------- panels
 
 /** key -> entry, the least recently used first. An entry is one request and what came of it. */

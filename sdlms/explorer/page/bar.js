@@ -190,6 +190,6 @@ function gauge(name, used, limit) {
 }
 
 function megabytes(value) {
-  if (value >= 1000) return `${(value / 1024).toFixed(1)} GB`;
+  if (value >= 1000) return `${(value / 1000).toFixed(1)} GB`;
   return `${value >= 10 ? value.toFixed(0) : value.toFixed(1)} MB`;
 }

@@ -1,8 +1,8 @@
-/** Pinned tokens over the layers: probability above, entropy and KL to the final state below. */
+/** Tokens over the layers, pinned or not: probability above, entropy and KL to the final state below. */
 
+import { createBeyond } from "./beyond.js";
 import { el, percent, short, stateName, svg, visible } from "./dom.js";
-import { sample } from "./pins.js";
-import { cellOf, isOpen, onOpen, pinIn, statesOf, tickName } from "./readings.js";
+import { cellOf, followed, isOpen, onOpen, readingOf, statesOf, tickName } from "./readings.js";
 
 const EDGE = { left: 52, right: 14, top: 10, bottom: 40 };
 const HEIGHTS = { upper: 170, gap: 30, lower: 84 };
@@ -14,8 +14,9 @@ const MEASURES = [
   { name: "KL to the final state", key: "kl_nats", style: "curve-kl" },
 ];
 
-export function mount(container, store) {
+export function mount(container, store, api) {
   let scale = "linear";
+  const beyond = createBeyond(store, api, () => show());
   const figure = el("div", { class: "chart", dataset: { testid: "curves" } });
   const read = el("output", { class: "read-out", dataset: { testid: "curves-read-out" } });
   const slider = el("input", {
@@ -47,21 +48,20 @@ export function mount(container, store) {
     const states = statesOf(panel);
     const hasStates = states.length > 1;
     for (const part of [controls, figure, read, legend, asTable]) part.hidden = !hasStates;
-    empty.hidden = hasStates && pins.length > 0;
-    empty.textContent = hasStates
-      ? "Pin a token to follow its probability."
-      : "The curves appear when the layers have come.";
+    empty.hidden = hasStates;
+    empty.textContent = "The curves appear when the layers have come.";
     if (!hasStates) return;
+    const tokens = beyond.of(panel, followed(states, pins));
     const at = stateAt(states, layer);
     slider.min = states[0].index;
     slider.max = states.at(-1).index;
     slider.value = at.index;
     slider.setAttribute("aria-valuetext", stateName(at));
     const width = Math.max(LEAST_WIDTH, figure.clientWidth);
-    figure.replaceChildren(drawing({ states, pins, at, scale, width }, store));
-    read.textContent = readOut(at, pins);
-    legend.replaceChildren(...legendItems(pins));
-    table.replaceChildren(...(asTable.open ? [tabled(states, pins)] : []));
+    figure.replaceChildren(drawing({ states, tokens, at, scale, width }, store));
+    read.textContent = readOut(at, tokens);
+    legend.replaceChildren(...legendItems(tokens));
+    table.replaceChildren(...(asTable.open ? [tabled(states, tokens)] : []));
   }
 
   store.on(["panel", "pins", "layer"], show);
@@ -94,7 +94,7 @@ function scaleSwitch(onChange) {
 
 // ---------------------------------------------------------------- the drawing
 
-function drawing({ states, pins, at, scale, width }, store) {
+function drawing({ states, tokens, at, scale, width }, store) {
   const area = { left: EDGE.left, right: width - EDGE.right, width };
   const x = horizontal(states, area);
   const upper = { top: EDGE.top, bottom: EDGE.top + HEIGHTS.upper };
@@ -112,10 +112,10 @@ function drawing({ states, pins, at, scale, width }, store) {
       onpointermove: (event) => point(event, states, x, store),
       onclick: (event) => point(event, states, x, store),
     },
-    svg("title", { id: ids.title }, "Pinned tokens over the layers"),
-    svg("desc", { id: ids.description }, described(states, pins)),
+    svg("title", { id: ids.title }, "Tokens over the layers"),
+    svg("desc", { id: ids.description }, described(states, tokens)),
     guide(x(at), upper.top, lower.bottom),
-    ...probabilities({ states, pins, scale, x, area, box: upper }),
+    ...probabilities({ states, tokens, scale, x, area, box: upper }),
     ...nats({ states, x, area, box: lower }),
     ...layerAxis({ states, x, area, bottom: lower.bottom }),
   );
@@ -135,10 +135,10 @@ function point(event, states, x, store) {
   if (store.get().layer !== nearest.index) store.set({ layer: nearest.index });
 }
 
-function probabilities({ states, pins, scale, x, area, box }) {
-  const curves = pins.map((pin) => ({
-    style: `pin-${pin.slot}`,
-    values: states.map((state) => pinIn(cellOf(state), pin.token_id)?.probability ?? null),
+function probabilities({ states, tokens, scale, x, area, box }) {
+  const curves = tokens.map((token) => ({
+    style: token.style,
+    values: states.map((state) => reading(state, token)?.probability ?? null),
   }));
   const known = curves.flatMap((curve) => curve.values).filter((value) => value !== null);
   const axis = scale === "log" ? logAxis(known) : { ticks: [0, 0.25, 0.5, 0.75, 1], at: (p) => p };
@@ -216,32 +216,37 @@ function layerAxis({ states, x, area, bottom }) {
 
 // ---------------------------------------------------------------- in words
 
-function described(states, pins) {
+/** What is known of a token after a state. */
+const reading = (state, token) => readingOf(cellOf(state), token.token_id) ?? token.beyond?.get(state.index);
+
+const label = ({ text, role }) => (role ? `${visible(text)} (${role})` : visible(text));
+
+function described(states, tokens) {
   const [first, final] = [states[0], states.at(-1)];
-  const parts = pins.map((pin) => {
-    const [from, to] = [first, final].map((state) => pinIn(cellOf(state), pin.token_id));
-    if (!from || !to) return `${visible(pin.text)} is not computed yet`;
-    return `${visible(pin.text)} goes from ${percent(from.probability)} to ${percent(to.probability)}`;
+  const parts = tokens.map((token) => {
+    const [from, to] = [first, final].map((state) => reading(state, token));
+    if (!from || !to) return `${label(token)} is not computed everywhere`;
+    return `${label(token)} goes from ${percent(from.probability)} to ${percent(to.probability)}`;
   });
   const entropies = [first, final].map((state) => short(cellOf(state).entropy_nats));
   return `${[...parts, `entropy goes from ${entropies[0]} to ${entropies[1]} nats`].join("; ")}.`;
 }
 
-function readOut(state, pins) {
+function readOut(state, tokens) {
   const cell = cellOf(state);
-  const parts = pins.map((pin) => `${visible(pin.text)} ${pinned(cell, pin)}`);
+  const parts = tokens.map((token) => `${label(token)} ${inWords(state, token)}`);
   const measures = MEASURES.map(({ name, key }) => `${name} ${short(cell[key])} nats`);
   return `After ${stateName(state)}: ${[...parts, ...measures].join(", ")}`;
 }
 
-function pinned(cell, pin) {
-  const known = pinIn(cell, pin.token_id);
+function inWords(state, token) {
+  const known = reading(state, token);
   return known ? `${percent(known.probability)} (rank ${known.rank})` : "…";
 }
 
-function legendItems(pins) {
+function legendItems(tokens) {
   const measures = MEASURES.map(({ name, style }) => item(style, name));
-  return [...pins.map((pin) => el("li", {}, sample(pin.slot), visible(pin.text))), ...measures];
+  return [...tokens.map((token) => item(token.style, label(token))), ...measures];
 }
 
 function item(style, name) {
@@ -249,11 +254,11 @@ function item(style, name) {
   return el("li", {}, svg("svg", { class: "sample", width: 28, height: 12, "aria-hidden": "true" }, swatch), name);
 }
 
-function tabled(states, pins) {
-  const names = ["after", ...pins.map((pin) => visible(pin.text)), "entropy, nats", "KL, nats"];
+function tabled(states, tokens) {
+  const names = ["after", ...tokens.map(label), "entropy, nats", "KL, nats"];
   const rows = states.map((state) => {
     const cell = cellOf(state);
-    const values = [...pins.map((pin) => pinned(cell, pin)), ...MEASURES.map(({ key }) => short(cell[key]))];
+    const values = [...tokens.map((token) => inWords(state, token)), ...MEASURES.map(({ key }) => short(cell[key]))];
     const cells = values.map((value) => el("td", { class: "number" }, value));
     return el("tr", {}, el("th", { scope: "row" }, stateName(state)), ...cells);
   });

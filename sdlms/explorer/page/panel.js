@@ -144,7 +144,7 @@ function drawHead(store, { panel, selected, tokens, info }) {
       decidedBadge(header, info),
       el("button", { ...close, dataset: { testid: "close-panel" }, onclick: () => store.select(null) }, "✕"),
     ),
-    el("div", { class: "panel-facts" }, ...facts(token, next, header)),
+    el("div", { class: "panel-facts" }, ...facts(token, next, header, info)),
   );
 }
 
@@ -159,7 +159,7 @@ function decidedBadge(header, info) {
   return el("span", { class: "badge decided", title, dataset: { testid: "decided" } }, `decided at ${name}`);
 }
 
-function facts(token, next, header) {
+function facts(token, next, header, info) {
   const strong = (text) => el("strong", {}, text);
   const known = [
     el("span", {}, "position ", strong(token.position.toLocaleString("en"))),
@@ -172,6 +172,10 @@ function facts(token, next, header) {
   if (header?.source) {
     const from = header.source === "computed" ? "computed now" : `from ${header.source}`;
     known.push(el("span", { dataset: { testid: "source" } }, from));
+  }
+  if (info?.store_hidden === "int8") {
+    const title = "Pins beyond the likeliest tokens, and rows measured late, come from states rounded to 8 bits";
+    known.push(el("span", { title, dataset: { testid: "store-hidden" } }, "states stored as int8"));
   }
   if (header?.recomputed) {
     const title = "What was stored of it could not be read, so it was computed again";

@@ -75,7 +75,7 @@ export function mount(container, store, api) {
 }
 
 /** The line of a pin as the curves draw it, so that it is known without its colour. */
-export function sample(slot) {
+function sample(slot) {
   const line = svg("line", { x1: 1, y1: 6, x2: 27, y2: 6, class: `curve pin-${slot}` });
   return svg("svg", { class: "sample", width: 28, height: 12, "aria-hidden": "true" }, line);
 }

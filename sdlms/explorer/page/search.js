@@ -58,10 +58,11 @@ export function mount(container, store, api) {
     }
   }
 
-  function show({ text: token, n_unfilled: unfilled, matches }) {
+  function show({ text: token, n_unfilled: unfilled, n_uncertain: uncertain, matches }) {
     const many = matches.length >= LIMIT ? `the first ${LIMIT} places` : counted(matches.length, "place");
     const rest = unfilled ? `; ${counted(unfilled, "token")} not computed yet` : "";
-    said.textContent = `“${visible(token)}”: ${many}${rest}`;
+    const doubt = uncertain ? `; ${doubted(uncertain, store.get().info)}` : "";
+    said.textContent = `“${visible(token)}”: ${many}${rest}${doubt}`;
     found.replaceChildren(...matches.map((match) => row(match, store)));
   }
 
@@ -77,6 +78,12 @@ export function mount(container, store, api) {
     if (conversation?.conversation_id !== open) clear();
     open = conversation?.conversation_id;
   });
+}
+
+/** What is stored ends with a state's likeliest tokens: beyond them there may be more. */
+function doubted(count, info) {
+  const kept = info ? `the ${info.top_k} likeliest` : "the likeliest";
+  return `at ${counted(count, "position")} it may be so probable too, below ${kept} that are kept`;
 }
 
 function fillLayers(select, info) {

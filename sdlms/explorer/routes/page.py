@@ -28,18 +28,21 @@ def _file(*suffixes: str) -> Responses:
     return {200: {"description": "A file of the page.", "content": content}}
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", response_class=FileResponse, responses=answers(None) | _file(".html"))
 def page() -> FileResponse:
     """The page."""
     return _served("index.html")
 
 
+@router.head("/favicon.ico", include_in_schema=False)
 @router.get("/favicon.ico", response_class=FileResponse, responses=answers(None) | _file(".svg"))
 def icon() -> FileResponse:
     """The page's icon."""
     return _served("favicon.svg")
 
 
+@router.head("/static/{name}", include_in_schema=False)
 @router.get(
     "/static/{name}",
     response_class=FileResponse,

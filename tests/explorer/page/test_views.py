@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.explorer.browser import Explorer, positions
 
@@ -68,6 +68,50 @@ def test_pins_are_drawn_and_outlive_a_reload(explorer: Explorer, two_turns: Conv
     explorer.at(f"pin-{ids[0]}").get_by_role("button").click()
     expect(explorer.page.locator("#curves circle.pin-0")).to_have_count(0)
     expect(explorer.page.locator("#curves circle.pin-1")).to_have_count(len(states))
+
+
+def test_without_a_pin_the_final_and_the_actual_token_are_drawn(
+    explorer: Explorer, two_turns: Conversation
+) -> None:
+    identity = two_turns["conversation_id"]
+    asked = [positions(two_turns, "user", 0)[-2], positions(two_turns, "user", 2)[-3]]
+    for position in asked:  # within a question the model rarely guesses what comes
+        explorer.open(identity, position)
+        answer = explorer.server.get(f"api/activations/{identity}/{position}?context_size=0")
+        cell = answer["states"][0]["cells"][0]
+        [top, following] = [cell["top"][0]["token_id"], cell["next"]["token_id"]]
+        known = explorer.server.get(
+            f"api/activations/{identity}/{position}?context_size=0&pins={top},{following}"
+        )["states"][::-1]
+        legend = explorer.page.locator("#curves .curve-legend")
+        expect(legend).to_contain_text("final top-1")
+        expect(legend).to_contain_text("actual next")
+        wanted = {"curve-top": 0, "curve-next": 1} if top != following else {"curve-top": 0}
+        for style, place in wanted.items():
+            expect(explorer.page.locator(f"#curves circle.{style}")).to_have_count(len(known))
+            line = explorer.page.locator(f"#curves polyline.{style}")
+            points = [each.split(",") for each in (line.get_attribute("points") or "").split()]
+            heights = [(float(points[0][1]) - float(y)) / AXIS_HEIGHT for _, y in points]
+            shares = [state["cells"][0]["pins"][place]["probability"] for state in known]
+            assert heights == pytest.approx([share - shares[0] for share in shares], abs=0.002)
+    explorer.page.locator("#list-view tbody tr").first.locator(".prediction").first.click()
+    expect(explorer.page.locator("#curves circle.pin-0")).not_to_have_count(0)
+    expect(explorer.page.locator("#curves .curve-top")).to_have_count(0)
+
+
+def test_states_that_are_rounded_to_8_bits_are_named(
+    explorer: Explorer, two_turns: Conversation
+) -> None:
+    def int8(route: Route) -> None:
+        info = explorer.server.get("api/model_info") | {"store_hidden": "int8"}
+        route.fulfill(json=info)
+
+    explorer.open(two_turns["conversation_id"], 5)
+    expect(explorer.at("store-hidden")).to_have_count(0)
+    explorer.page.route("**/api/model_info", int8)
+    explorer.page.reload()
+    explorer.wait_for_panel()
+    expect(explorer.at("store-hidden")).to_contain_text("int8")
 
 
 def test_a_link_with_pins_names_them_in_another_browser(

@@ -110,4 +110,5 @@ def test_the_html_file_asks_nobody_for_anything(client: TestClient, reply: Any) 
 def test_the_status_says_how_full_the_cache_is(client: TestClient, reply: Any) -> None:
     status = client.get("/api/cache/status").json()
     assert 0 < status["memory_used_mb"] < status["memory_limit_mb"]
+    assert (status["memory_limit_mb"], status["disk_limit_mb"]) == (1_000, 10_000)
     assert status["memory_only"] is False

@@ -23,6 +23,13 @@ def test_the_page_and_its_icon_are_there(client: TestClient) -> None:
     assert client.get("/favicon.ico").headers["content-type"].startswith("image/svg+xml")
 
 
+@pytest.mark.parametrize("path", ["/", "/favicon.ico", "/static/app.js"])
+def test_head_is_get_without_the_body(client: TestClient, path: str) -> None:
+    head, whole = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers == whole.headers
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_is_served_with_its_type(client: TestClient, name: str) -> None:
     response = client.get(f"/static/{name}")
