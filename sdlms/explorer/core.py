@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sdlms.explorer.cache import Cache
 from sdlms.explorer.computing import Computer
-from sdlms.explorer.likeliest import reranked
 from sdlms.explorer.loaded import LoadedModel
 from sdlms.explorer.refusals import OutOfRange, one_line
 from sdlms.explorer.settings import ExplorerSettings
@@ -60,8 +59,6 @@ class Core:
         self.n_top = min(settings.top_k, self.d_vocab)
         unembed = unembed_dtype_of(settings.unembed, loaded.model)
         self.lens = Lens(loaded.model, self.n_top, unembed)
-        # The other way multiplies in float32 by itself.
-        self._rounds_logits = unembed == "float32" and loaded.model.dtype != torch.float32
         self.computer = Computer()
         self.waiting = WaitingStates(settings.pending_bytes)
         self.text_of = lru_cache(N_TEXTS)(self._text_of)
@@ -152,7 +149,4 @@ class Core:
         resid = torch.from_numpy(hidden).to(self.loaded.model.device)
         if lens == "tuned" and self.tuned is not None:
             resid = self.tuned.translate(resid, self.states if states is None else states)
-        rows = self.lens.measure(resid, torch.tensor(next_ids, dtype=torch.int64), pins)
-        if not self._rounds_logits:
-            return rows
-        return reranked(self.loaded.model, resid, rows, np.array(next_ids, np.int64))
+        return self.lens.measure(resid, torch.tensor(next_ids, dtype=torch.int64), pins)

@@ -1,6 +1,7 @@
 """The two levels of the explorer's cache, and what happens between them."""
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +35,16 @@ def disk_of(
     try:
         return None if folder is None else DiskLevel(folder, key, columns, say)
     except (OSError, UserError) as error:
-        say(f"{str(error).rstrip('.')}. {MEMORY_ONLY}")
+        say(f"{_reason(error)}. {MEMORY_ONLY}")
         return None
+
+
+def _reason(error: Exception) -> str:
+    """What the system or we say, in one line; HDF5 would say it in many."""
+    if isinstance(error, OSError) and error.errno:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"cannot write the cache{where}: {os.strerror(error.errno)}"
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 class Levels:
@@ -124,7 +133,7 @@ class Levels:
         with self.changed:
             self._is_failing = True
             self._fall_behind(job)
-        self.notices.say(f"{str(error).rstrip('.')}. {MEMORY_ONLY}")
+        self.notices.say(f"{_reason(error)}. {MEMORY_ONLY}")
 
     def _fall_behind(self, job: Job) -> None:
         """Note which rows on the disk would be others if a job had been done."""

@@ -1,19 +1,9 @@
 """The likeliest tokens of a row: what they say of a token is what every other number of it says."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from sdlms.lens.rows import LensRows
-from sdlms.models.unembedding import exact_logits
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Ids = NDArray[np.integer[Any]]
 Floats = NDArray[np.float32]
@@ -29,32 +19,6 @@ class Asked(NamedTuple):
 
     log_probability: Floats
     rank: NDArray[np.int32]
-
-
-def reranked(model: PreTrainedModel, resid: Tensor, rows: LensRows, next_ids: Ids) -> LensRows:
-    """Rows whose likeliest tokens are told apart in float32, as those of a reply are.
-
-    A model in 16 bits rounds its logits, and many are equal. The normaliser stays.
-
-    Args:
-        model: a causal model, on the device of `resid`.
-        resid: `[token, state, d_model]`, what the rows were measured of.
-        rows: of the lens.
-        next_ids: `[token]`, -1 where unknown.
-    """
-    ids = torch.from_numpy(rows.top_ids).to(resid.device, torch.int64)
-    logits, places = exact_logits(model, resid, ids).cpu().sort(dim=-1, descending=True)
-    top_ids = np.take_along_axis(rows.top_ids, places.numpy(), -1)
-    top = np.exp(logits.numpy() - rows.log_normalizer[..., None])
-    following = np.broadcast_to(next_ids[:, None, None], (*rows.next_rank.shape, 1))
-    asked = Asked(rows.next_log_probability[..., None], rows.next_rank[..., None])
-    known = agreeing(top_ids, top, following, asked)
-    return rows._replace(
-        top_ids=top_ids,
-        top_probabilities=top,
-        next_log_probability=known.log_probability[..., 0],
-        next_rank=known.rank[..., 0],
-    )
 
 
 def agreeing(top_ids: Ids, top_probabilities: Floats, ids: Ids, asked: Asked) -> Asked:

@@ -16,7 +16,7 @@ averages out over many tokens if their errors are independent. To make them so:
   probable, those that rounding enlarged would otherwise be replaced, and the rest be too small.
 
 Probabilities are within 1e-4 of float32. An exception are models most of whose vocabulary has the
-same weights: there 5e-4 was seen, in one row of 200.
+same weights: there 6e-4 was seen, more than 1e-4 in less than one row of 100.
 
 Logits are then the float32 product of the model's normed residual with its weights, also where the
 model itself would round them to its own float16 or bfloat16.

@@ -1,4 +1,4 @@
-"""From states to what a lens says of them, a chunk of rows at a time, as the model computes it."""
+"""From states to what a lens says of them, a chunk of rows at a time, in float32."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _multiplies_bfloat16() -> bool:
 
 
 class ExactUnembedding:
-    """Every logit as the model itself computes it, then float32."""
+    """Every logit in float32: the model's own, or what it rounds to its own half precision."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -114,7 +114,7 @@ class ExactUnembedding:
     def measure(self, states: Tensor, wanted: Tensor, n_top: int) -> Measured:
         """See `Unembedding`."""
         shape = states.shape[:2]
-        inputs = unembedding_input(self._model, states.flatten(0, 1))
+        inputs = unembedding_input(self._model, states.flatten(0, 1)).float()
         product = _ExactProduct(self._model, inputs, self._tiling)
         kept = self._tiling.empty(len(inputs), torch.float32, inputs.device)
         swept = sweep(product, kept, shape[1])
@@ -134,7 +134,7 @@ class ExactUnembedding:
 
 
 class _ExactProduct:
-    """Rows times the model's weights as it does it, less each row's largest of the first tile."""
+    """Rows times the model's weights, less each row's largest of the first tile."""
 
     def __init__(self, model: PreTrainedModel, inputs: Tensor, tiling: Tiling) -> None:
         self._model, self._inputs, self._tiling = model, inputs, tiling
@@ -143,8 +143,8 @@ class _ExactProduct:
     def _logits(self, number: int) -> Tensor:
         """float32 `[row, column]`, only the columns that are tokens."""
         head, columns = unembedding_of(self._model), self._tiling.columns(number)
-        bias = None if head.bias is None else head.bias[columns]
-        return capped(self._model, linear(self._inputs, head.weight[columns], bias)).float()
+        bias = None if head.bias is None else head.bias[columns].float()
+        return capped(self._model, linear(self._inputs, head.weight[columns].float(), bias))
 
     def tile(self, number: int, out: Tensor) -> Tensor:
         """See `Product`."""

@@ -65,7 +65,7 @@ class Config(ComputeConfig):
     tuned_steps: Annotated[int, "Updates of --tuned."] = 250
     unembed: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        "Type of the product with the vocabulary; bfloat16 scores the best again in float32.",
+        "Type of the product with the vocabulary; bfloat16 scores the likeliest in float32.",
     ] = "auto"
     batch_tokens: Annotated[int, "Tokens in a batch, padding included; 0 chooses."] = 0
 

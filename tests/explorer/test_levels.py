@@ -1,5 +1,6 @@
 import errno
 import os
+import resource
 import threading
 import time
 from functools import partial
@@ -193,4 +194,16 @@ def test_where_nothing_is_written_rows_before_a_change_are_read(
     assert list(stored.present) == [False, True, True]
     assert not any(array[0].any() for array in stored.arrays.values())
     assert list(levels.marks("old", "logit", 4)) == [True, True, False, False]
+    levels.close()
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    levels, said = opened(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        write(levels, "c")  # HDF5 fails here
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(said) == 1 and "File too large" in said[0] and "\n" not in said[0]
     levels.close()

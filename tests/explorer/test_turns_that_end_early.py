@@ -25,6 +25,7 @@ from tests.explorer.explorers import (
     tiny_model,
 )
 
+ROOT = Path(__file__).parents[2]
 LONG = SamplingRequest(max_new_tokens=60)
 # A disk that takes its time, and a process that is gone as soon as the reply is complete.
 KILLED = """
@@ -140,7 +141,7 @@ def test_logits_that_are_not_finite_end_the_turn_with_a_reason() -> None:
 @pytest.mark.slow  # 5 s: another process imports torch
 def test_a_reply_that_is_complete_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     talk, *ids = killed.stdout.split()
     with running(small_model(), tmp_path) as explorer:

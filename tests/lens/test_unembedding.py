@@ -13,7 +13,7 @@ from sdlms.lens.unembedding import (
     unembed_dtype_for,
     unembed_dtype_of,
 )
-from sdlms.models.unembedding import logits_of
+from sdlms.models.unembedding import capped, logits_of, unembedding_input, unembedding_of
 from tests.lens.heads import head_model, related_states
 from tests.models.tiny_models import EVERY_CAUSAL_CASE, config_of, random_model
 
@@ -80,6 +80,20 @@ def test_exact_logits_are_the_models_own(name: str, dtype: torch.dtype) -> None:
     # A product of another shape may round the last digit of the model's dtype otherwise.
     step = 1e-5 if dtype == torch.float32 else 2**-7
     assert_allclose(own, expected, rtol=step, atol=step)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "phi", "opt-projected"])
+@torch.no_grad()
+def test_tokens_that_a_16_bit_model_rounds_alike_are_told_apart(name: str) -> None:
+    model = random_model(name, AutoModelForCausalLM).bfloat16()
+    states = torch.randn(40, 3, model.config.hidden_size, generator=torch.manual_seed(0)).bfloat16()
+    head, inputs = unembedding_of(model), unembedding_input(model, states).double()
+    bias = 0 if head.bias is None else head.bias.double()
+    exact = capped(model, inputs @ head.weight.double().T + bias).log_softmax(-1)
+    found = ExactUnembedding(model).measure(states.float(), torch.zeros(40, 1).long(), 10)
+    assert_allclose(found.top_log_probabilities, exact.topk(10).values, rtol=1e-5, atol=1e-5)
+    ties = logits_of(model, states).topk(10).values.diff(dim=-1) == 0
+    assert ties.any(), "the model itself rounds none alike"
 
 
 def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
