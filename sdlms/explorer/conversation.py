@@ -16,7 +16,7 @@ from sdlms.explorer.prompting import Prompting
 from sdlms.explorer.records import Record, Turn, record_of
 from sdlms.explorer.reply_writer import ReplyWriter
 from sdlms.explorer.tokens import Token
-from sdlms.explorer.trimming import leaving
+from sdlms.explorer.trimming import DoesNotFitError, leaving
 from sdlms.models.chat import Message, Part, message_of
 
 
@@ -92,8 +92,9 @@ class Conversation:
             The new tokens: the end of the last reply, the message in its frame, the reply's header.
 
         Raises:
-            UserError: the template refuses the message, it is longer than the context, or the
-                conversation would become too long. Nothing was added then.
+            UserError: the template refuses the message. Nothing was added then.
+            DoesNotFitError: it is longer than the context, or the conversation would become too
+                long. Nothing was added then.
         """
         messages = [*self.messages, message_of("user", text)]
         if self.tokens and self.messages[-1].role == "user":  # its reply never began
@@ -103,7 +104,9 @@ class Conversation:
         after = kept[-1].id if kept else None
         new = placed(self._prompting.encode(parts, after), messages, self.n_tokens)
         if most_tokens is not None and self.n_tokens + len(new) + max_new_tokens > most_tokens:
-            raise UserError(f"a conversation has at most {most_tokens} tokens; begin another one.")
+            raise DoesNotFitError(
+                f"a conversation has at most {most_tokens} tokens; begin another one."
+            )
         bos = self._prompting.tokenizer.bos_token_id
         left = leaving([*kept, *new], messages, self._prompting.context, max_new_tokens, bos)
         end = self._prompting.template.reply_end(messages)

@@ -7,6 +7,11 @@ from sdlms.errors import UserError
 from sdlms.explorer.tokens import Token
 from sdlms.models.chat import Message
 
+
+class DoesNotFitError(UserError):
+    """A message, or a conversation, is longer than it may be."""
+
+
 RESERVED = 4  # one of so many parts of the context is kept for a reply, however long it may be
 
 
@@ -34,7 +39,7 @@ def leaving(
         Ascending; none where everything fits.
 
     Raises:
-        UserError: not one token would fit behind what stays.
+        DoesNotFitError: not one token would fit behind what stays.
     """
     places = _places(tokens, stays)
     n_room = context - len(tokens)
@@ -50,7 +55,7 @@ def leaving(
     if n_room < 1:
         own = len(messages) - 1
         n_said = sum(1 for t in tokens if t.message_index == own and not t.is_template)
-        raise UserError(
+        raise DoesNotFitError(
             f"the message has {n_said} tokens, but at most {max(n_said + n_room - 1, 0)} fit into "
             f"the model's context of {context}. Shorten it."
         )

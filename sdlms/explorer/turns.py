@@ -27,6 +27,7 @@ from sdlms.explorer.events import Pieces
 from sdlms.explorer.filling import Filler
 from sdlms.explorer.questions import ChatRequest, SamplingRequest
 from sdlms.explorer.refusals import (
+    BadRequest,
     NotFound,
     OutOfRange,
     TooLarge,
@@ -37,6 +38,7 @@ from sdlms.explorer.shapes import Event
 from sdlms.explorer.shelf import Opened, Shelf
 from sdlms.explorer.spans import spans_of
 from sdlms.explorer.tokens import Token
+from sdlms.explorer.trimming import DoesNotFitError
 from sdlms.models.chat import message_of
 
 Events = Generator[Event]
@@ -203,7 +205,8 @@ class Turns:
         """Add what the user says.
 
         Raises:
-            BadRequest: the conversation has other messages than those named.
+            BadRequest: the conversation has other messages than those named, or the template
+                refuses the new one.
             TooLarge: it does not fit the context, or the conversation has become too long.
         """
         conversation, sampling = opened.conversation, request.sampling
@@ -216,8 +219,10 @@ class Turns:
         most = self._settings.max_tokens
         try:
             said = conversation.add_user(request.text, sampling.max_new_tokens, most)
-        except UserError as error:
+        except DoesNotFitError as error:
             raise TooLarge(str(error)) from None
+        except UserError as error:
+            raise BadRequest(str(error)) from None
         # At once: what was said is not lost with a turn that dies.
         self._shelf.add(opened) if is_new else self._shelf.save(opened)
         return Begun(opened, said, left_of(opened), n_before, request.cache_activations)

@@ -256,7 +256,7 @@ class _Step:
         if self._rows_at_once == 1:
             raise UserError(
                 "--tuned: a single row of logits with its gradients does not fit the memory. Use a "
-                "smaller model, --dtype bfloat16 or a smaller --batch-tokens."
+                "smaller model or --dtype bfloat16."
             )
         self._rows_at_once //= 2
         LOGGER.warning("out of memory: %d rows of logits at once", self._rows_at_once)

@@ -1,5 +1,9 @@
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 
+from sdlms.explorer.prompting import prompting_of
 from sdlms.explorer.questions import ChatRequest, Message, SamplingRequest
 from sdlms.explorer.refusals import BadRequest, NotFound, OutOfRange, TooLarge, TooMany
 from sdlms.explorer.settings import ExplorerSettings
@@ -15,6 +19,7 @@ from tests.explorer.explorers import (
     turn,
     two_turns,
 )
+from tests.explorer.toy_tokenizers import STRICT
 
 LONG = SamplingRequest(max_new_tokens=60)
 
@@ -154,6 +159,18 @@ def test_longer_than_may_be_is_refused_and_changes_nothing() -> None:
         say(explorer, "Go on", talk)
         with pytest.raises(TooLarge):
             say(explorer, "A third question", talk)
+
+
+def test_what_the_template_refuses_is_a_bad_request_not_a_long_one() -> None:
+    loaded = tiny_model("gpt2")
+    tokenizer = deepcopy(loaded.tokenizer)
+    tokenizer.chat_template = STRICT
+    strict = replace(loaded, prompting=prompting_of(loaded.model, tokenizer))
+    with running(strict) as explorer:
+        messages = [Message(role="system", content="Be short.")]
+        with pytest.raises(BadRequest, match="no system role here"):
+            explorer.chat(ChatRequest(text="Hello", messages=messages))
+        assert explorer.conversations() == []
 
 
 def test_so_many_conversations() -> None:
