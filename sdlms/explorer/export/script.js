@@ -23,7 +23,7 @@ function showRow(table, name, row) {
   const cell = add(line, "td");
   ids.forEach((id, n) => {
     add(cell, "span", visible(texts[id]));
-    add(cell, "small", ` ${(100 * shares[n]).toFixed(1)} %  `);
+    add(cell, "small", ` ${shares[n] === null ? "–" : `${(100 * shares[n]).toFixed(1)} %`}  `);
   });
   add(line, "td", entropy === null ? "" : entropy.toFixed(2));
   add(line, "td", kl === null ? "" : kl.toFixed(2));

@@ -57,6 +57,7 @@ export function shownText(token) {
 
 /** A probability for people: "43.1 %", "0.02 %", "<0.01 %". */
 export function percent(probability) {
+  if (probability === null || probability === undefined) return "–"; // the model's number is none
   const share = probability * 100;
   if (share >= 99.95) return "100 %";
   if (share >= 10) return `${share.toFixed(1)} %`;
