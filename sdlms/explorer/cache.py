@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.explorer.cache_limits import CacheLimits as CacheLimits
+from sdlms.explorer.cache_limits import CacheLimits
 from sdlms.explorer.columns import Columns, packed, unpacked
 from sdlms.explorer.found import Found as Found
 from sdlms.explorer.found import joined

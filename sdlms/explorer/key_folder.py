@@ -68,14 +68,13 @@ def open_key_folder(folder: Path, key: Mapping[str, Any]) -> int:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with write_errors(folder / LOCK):
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, descriptor)
         if not _is_locked_now(descriptor):
             raise UserError(f"{folder} is in use by another explorer.")
         _check_key(folder, key)
         _remove_leftovers(folder)
-    except BaseException:
-        os.close(descriptor)
-        raise
+        undo.pop_all()
     return descriptor
 
 

@@ -109,20 +109,15 @@ class Explorer:
         opened = self._shelf.get(conversation_id)
         if title is not None:
             check_text("title", title, self._core.settings)
-            opened.conversation.title = title
-            if opened.busy.acquire(blocking=False):  # else the turn that goes on saves it
-                try:
-                    self._shelf.save(opened)
-                finally:
-                    opened.busy.release()
+            opened.conversation.title, opened.is_renamed = title, True
+            self._shelf.save_title(opened)
         if persisted is not None:
             self._core.cache.set_persisted(conversation_id, persisted)
 
     def delete(self, conversation_id: str) -> None:
         """Forget a conversation and all that is stored of it; a turn of it ends."""
         self._shelf.remove(conversation_id)
-        self._filler.forget(conversation_id)
-        self._turns.decoders.forget(conversation_id)
+        self._turns.forget(conversation_id)
 
     def chat(self, request: ChatRequest) -> Pieces[Event]:
         """The events of a turn: start, a token each, done."""

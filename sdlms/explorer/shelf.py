@@ -38,6 +38,7 @@ class Opened:
         created: when.
         busy: held by the turn that goes on; another one is refused.
         guard: held for the moment in which something is stored, or the conversation is deleted.
+        is_renamed: it has a title that was not stored yet.
         deleted: nothing is stored of it any more, and a turn ends.
         n_recorded: positions whose states were recorded when the model read them, `uncached` aside.
         uncached: positions whose states nobody wanted to keep.
@@ -47,6 +48,7 @@ class Opened:
     created: str = field(default_factory=now)
     busy: Lock = field(default_factory=Lock)
     guard: RLock = field(default_factory=RLock)
+    is_renamed: bool = False
     deleted: bool = False
     n_recorded: int = 0
     uncached: list[Span] = field(default_factory=list)
@@ -107,6 +109,15 @@ class Shelf:
             self._opened[opened.id] = opened
             self._keep(opened)
         self.save(opened)
+
+    def save_title(self, opened: Opened) -> None:
+        """Store a new title, unless a turn goes on, which calls this when it has ended."""
+        while opened.is_renamed and opened.busy.acquire(blocking=False):
+            try:
+                opened.is_renamed = False
+                self.save(opened)
+            finally:
+                opened.busy.release()
 
     def save(self, opened: Opened) -> None:
         """Store the conversation as it is now, unless it was deleted."""

@@ -182,6 +182,7 @@ class Turns:
             yield
         finally:
             opened.busy.release()
+            self._shelf.save_title(opened)
 
     def _opened_for(self, request: ChatRequest) -> Opened:
         """The conversation that goes on, or a new one that the shelf does not know yet."""

@@ -138,7 +138,8 @@ class _ExactProduct:
 
     def __init__(self, model: PreTrainedModel, inputs: Tensor, tiling: Tiling) -> None:
         self._model, self._inputs, self._tiling = model, inputs, tiling
-        self.shift = self._logits(0).amax(-1)
+        self._first = self._logits(0)
+        self.shift = self._first.amax(-1)
 
     def _logits(self, number: int) -> Tensor:
         """float32 `[row, column]`, only the columns that are tokens."""
@@ -148,7 +149,7 @@ class _ExactProduct:
 
     def tile(self, number: int, out: Tensor) -> Tensor:
         """See `Product`."""
-        found = self._logits(number)
+        found = self._logits(number) if number else self._first
         torch.sub(found, self.shift[:, None], out=out[:, : found.shape[1]])
         out[:, found.shape[1] :] = BEYOND
         return out

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdlms.explorer.cache import Cache, CacheLimits
+from sdlms.explorer.cache import Cache
+from sdlms.explorer.cache_limits import CacheLimits
 from sdlms.explorer.columns import columns_of
 from tests.explorer.cached_rows import (
     GROUPS,

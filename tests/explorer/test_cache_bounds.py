@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from sdlms.explorer.cache import CacheLimits
+from sdlms.explorer.cache_limits import CacheLimits
 from tests.explorer.cached_rows import (
     TOO_LITTLE,
     fill,

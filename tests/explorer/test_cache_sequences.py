@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdlms.explorer.cache import Cache, CacheLimits
+from sdlms.explorer.cache import Cache
+from sdlms.explorer.cache_limits import CacheLimits
 from tests.explorer.cached_rows import (
     GROUPS,
     NO_LIMITS,

@@ -9,6 +9,7 @@ from sdlms.explorer.refusals import BadRequest, NotFound, OutOfRange, TooLarge, 
 from sdlms.explorer.settings import ExplorerSettings
 from tests.explorer.explorers import (
     click,
+    core_of,
     counted_forwards,
     n_tokens_of,
     opened_of,
@@ -238,3 +239,22 @@ def test_a_title_given_during_a_reply_stays() -> None:
         list(events)
         assert explorer.conversations()[0]["title"] == "Mine"
         assert not opened_of(explorer, talk).busy.locked()
+
+
+def test_a_title_given_when_the_turn_was_just_stored_is_stored_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(tiny_model("llama")) as explorer:
+        cache = core_of(explorer).cache
+        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        talk = next(events)["conversation_id"]
+        wait = cache.wait_for_record
+
+        def rename(conversation_id: str) -> None:
+            wait(conversation_id)
+            explorer.update(conversation_id, "Late", None)
+
+        monkeypatch.setattr(cache, "wait_for_record", rename)
+        list(events)
+        record = cache.record(talk)
+        assert record is not None and record["title"] == "Late"

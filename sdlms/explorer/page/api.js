@@ -16,7 +16,6 @@ export class ApiError extends Error {
 // ---------------------------------------------------------------- routes
 
 export const modelInfo = () => asJson("api/model_info");
-export const health = () => asJson("api/health");
 export const conversations = () => asJson("api/conversations");
 export const conversation = (id, signal) => asJson(`api/conversations/${path(id)}`, { signal });
 export const cacheStatus = () => asJson("api/cache/status");
