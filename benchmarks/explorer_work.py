@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sdlms.explorer.cache_limits import CacheLimits
+from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.explorer.opening import Storage, open_explorer
 from sdlms.explorer.questions import ChatRequest, SamplingRequest
 from sdlms.explorer.service import Explorer

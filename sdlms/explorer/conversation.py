@@ -14,7 +14,7 @@ from sdlms.errors import UserError
 from sdlms.explorer.placing import placed, unwritten
 from sdlms.explorer.prompting import Prompting
 from sdlms.explorer.records import Record, Turn, record_of
-from sdlms.explorer.reply_writer import ReplyWriter
+from sdlms.explorer.reply_text import ReplyWriter
 from sdlms.explorer.tokens import Token
 from sdlms.explorer.trimming import DoesNotFitError, leaving
 from sdlms.models.chat import Message, Part, message_of

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdlms.explorer.cache import Cache
+from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.computing import Computer
 from sdlms.explorer.loaded import LoadedModel
 from sdlms.explorer.refusals import OutOfRange, one_line

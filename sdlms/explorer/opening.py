@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from sdlms.explorer.cache import Cache
-from sdlms.explorer.cache_limits import CacheLimits
-from sdlms.explorer.columns import columns_of, store_hidden_of
+from sdlms.explorer.cache.columns import columns_of, store_hidden_of
+from sdlms.explorer.cache.lens_cache import Cache
+from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.explorer.loaded import LoadedModel, load_for_exploring
 from sdlms.explorer.service import Explorer
 from sdlms.explorer.settings import ExplorerSettings

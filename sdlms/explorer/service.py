@@ -12,7 +12,7 @@ import numpy as np
 from sdlms.errors import UserError
 from sdlms.explorer.admission import check_characters, check_text
 from sdlms.explorer.answers import activations, check_position
-from sdlms.explorer.cache import Cache
+from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import Core
 from sdlms.explorer.events import Pieces

@@ -10,7 +10,7 @@ from threading import Lock, RLock
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sdlms.explorer.cache import Cache
+from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.conversation import Conversation
 from sdlms.explorer.loaded import LoadedModel
 from sdlms.explorer.records import VERSION, record_field

@@ -14,7 +14,7 @@ import typer
 
 from sdlms.command import ComputeConfig, parameter_of
 from sdlms.errors import UserError
-from sdlms.explorer.hosts import allowed_hosts, is_loopback
+from sdlms.explorer.http.hosts import allowed_hosts, is_loopback
 from sdlms.models.calibration import EXPONENTS, SIZE
 from sdlms.options import options_of
 from sdlms.progress import LOGGER, set_up_logging
@@ -88,7 +88,9 @@ def run(config: Config) -> None:
     """Serve until a signal says to stop; prints the address when the page can be used."""
     for module in ("fastapi", "uvicorn"):
         require(module, "web", "sdlms explore")
-    from sdlms.explorer.serving import listen  # nothing heavy yet: a taken port is seen at once
+    from sdlms.explorer.http.serving import (
+        listen,  # nothing heavy yet: a taken port is seen at once
+    )
 
     with listen(config.host, config.port) as listener:
         explorer = _explorer(config)
@@ -100,9 +102,9 @@ def run(config: Config) -> None:
 
 def _serve(config: Config, explorer: "Explorer", listener: "socket") -> None:
     """Say where the page is, and answer."""
-    from sdlms.explorer.limits import Limits
-    from sdlms.explorer.server import create_app
-    from sdlms.explorer.serving import serve, url_of
+    from sdlms.explorer.http.limits import Limits
+    from sdlms.explorer.http.server import create_app
+    from sdlms.explorer.http.serving import serve, url_of
 
     limits = Limits()
     app = create_app(explorer, limits, config.token, allowed_hosts(config.host))
@@ -115,7 +117,7 @@ def _serve(config: Config, explorer: "Explorer", listener: "socket") -> None:
 
 def _explorer(config: Config) -> "Explorer":
     """The model and its conversations; what is wrong is found before weights are loaded."""
-    from sdlms.explorer.cache_limits import CacheLimits
+    from sdlms.explorer.cache.limits import CacheLimits
     from sdlms.explorer.opening import Storage, open_explorer
     from sdlms.lens.translators import find_tuned
     from sdlms.models.architectures import check_causal

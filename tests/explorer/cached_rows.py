@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.explorer.cache import Cache
-from sdlms.explorer.cache_limits import CacheLimits
-from sdlms.explorer.columns import HIDDEN, Columns, columns_of
+from sdlms.explorer.cache.columns import HIDDEN, Columns, columns_of
+from sdlms.explorer.cache.lens_cache import Cache
+from sdlms.explorer.cache.limits import CacheLimits
 
 Rows = dict[str, NDArray[np.generic]]
 SMALL = columns_of(3, 4, 2, "fp16")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sdlms.explorer.cache import Cache
-from sdlms.explorer.cache_limits import CacheLimits
-from sdlms.explorer.columns import StoreHidden, columns_of
+from sdlms.explorer.cache.columns import StoreHidden, columns_of
+from sdlms.explorer.cache.lens_cache import Cache
+from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.explorer.core import Core
 from sdlms.explorer.loaded import LoadedModel, load_for_exploring
 from sdlms.explorer.prompting import prompting_of

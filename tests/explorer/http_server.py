@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from starlette.types import ASGIApp
 
-from sdlms.explorer.limits import Limits
-from sdlms.explorer.serving import listen, server_of
+from sdlms.explorer.http.limits import Limits
+from sdlms.explorer.http.serving import listen, server_of
 
 PATIENCE_SECONDS = 30.0
 

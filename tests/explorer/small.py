@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from starlette.testclient import TestClient
 
-from sdlms.explorer.cache_limits import CacheLimits
-from sdlms.explorer.limits import Limits
+from sdlms.explorer.cache.limits import CacheLimits
+from sdlms.explorer.http.limits import Limits
+from sdlms.explorer.http.server import create_app
 from sdlms.explorer.opening import Storage, open_explorer
-from sdlms.explorer.server import create_app
 from sdlms.explorer.service import Explorer
 from sdlms.models.loading import find_model
 

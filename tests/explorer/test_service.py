@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdlms.explorer.cache_limits import CacheLimits
+from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.explorer.questions import SearchQuestion
 from sdlms.explorer.refusals import BadRequest, NotFound, OutOfRange, Refusal, TooLarge
 from sdlms.explorer.settings import ExplorerSettings

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.explorer.disk import DiskLevel
+from sdlms.explorer.cache.disk import DiskLevel
 from sdlms.explorer.questions import ChatRequest, SamplingRequest
 from sdlms.explorer.refusals import Closed, OutOfRange
 from tests.explorer.explorers import (
@@ -31,7 +31,7 @@ LONG = SamplingRequest(max_new_tokens=60)
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-from sdlms.explorer.disk import DiskLevel
+from sdlms.explorer.cache.disk import DiskLevel
 from tests.explorer.explorers import explorer_of, small_model, turn
 
 write_record = DiskLevel.write_record

@@ -1,0 +1,93 @@
+"""What the model would say: at a position, over a conversation, and where it looked."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import JSONResponse, Response
+
+from sdlms.explorer.http.answer_schemas import Attention, Matches, NamedTokens, Overview, Panel
+from sdlms.explorer.http.request_schemas import (
+    ActivationsQuery,
+    AttentionQuery,
+    ConversationId,
+    LensQuery,
+    NamedQuery,
+    Position,
+    SearchQuery,
+    numbers_of,
+)
+from sdlms.explorer.http.routes.describing import TheExplorer, answers
+from sdlms.explorer.http.streaming import line_stream
+from sdlms.explorer.refusals import BadRequest
+
+router = APIRouter(prefix="/api", tags=["predictions"])
+
+
+@router.get(
+    "/activations/{conversation_id}/{position}",
+    response_model=None,
+    responses=answers(Panel, 404, stream="the header, then one state a line"),
+)
+def activations(
+    conversation_id: ConversationId,
+    position: Position,
+    explorer: TheExplorer,
+    query: Annotated[ActivationsQuery, Query()],
+) -> Response:
+    """What every layer predicts at a position and those before it, the final state first."""
+    parts = explorer.activations(conversation_id, position, query.question())
+    if query.stream:
+        return line_stream(parts)
+    header, *states = parts
+    return JSONResponse({**header, "states": states})
+
+
+@router.get(
+    "/attention/{conversation_id}/{position}",
+    response_model=None,
+    responses=answers(Attention, 404),
+)
+def attention(
+    conversation_id: ConversationId,
+    position: Position,
+    explorer: TheExplorer,
+    query: Annotated[AttentionQuery, Query()],
+) -> Response:
+    """Where the token at a position looked, by layer and head."""
+    return JSONResponse(explorer.attention(conversation_id, position, numbers_of(query.layers)))
+
+
+@router.get("/search/{conversation_id}", response_model=None, responses=answers(Matches, 400, 404))
+def search(
+    conversation_id: ConversationId, explorer: TheExplorer, query: Annotated[SearchQuery, Query()]
+) -> Response:
+    """Where a token is among the likeliest."""
+    _check_one(query)
+    return JSONResponse(explorer.search(conversation_id, query.question()))
+
+
+@router.get("/overview/{conversation_id}", response_model=None, responses=answers(Overview, 404))
+def overview(
+    conversation_id: ConversationId, explorer: TheExplorer, query: Annotated[LensQuery, Query()]
+) -> Response:
+    """The conversation in a line: where each prediction was decided, and how sure it is."""
+    return JSONResponse(explorer.overview(conversation_id, query.lens))
+
+
+@router.get("/tokens", response_model=None, responses=answers(NamedTokens, 400))
+def tokens(explorer: TheExplorer, query: Annotated[NamedQuery, Query()]) -> Response:
+    """The tokens of a text, or the one with an id."""
+    _check_one(query)
+    if query.token_id is not None:
+        return JSONResponse({"tokens": [explorer.token(query.token_id)]})
+    return JSONResponse({"tokens": explorer.tokens_of(query.text or "")})
+
+
+def _check_one(query: NamedQuery) -> None:
+    """Refuse a token that is named twice or not at all.
+
+    Raises:
+        BadRequest: so it is.
+    """
+    if (query.text is None) == (query.token_id is None):
+        raise BadRequest("name the token by text or by token_id, not both")

@@ -1,0 +1,182 @@
+"""Streams over real HTTP: they come as they are made, end with what went wrong, and are closed."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from sdlms.explorer.http.streaming import FAILED, file_stream, last_event, line_stream
+from sdlms.explorer.refusals import TooLarge
+from tests.explorer.http_server import served, wait_until
+
+
+class Endless:
+    """Numbers; says when the first was made, and when it was closed."""
+
+    def __init__(self) -> None:
+        self.begun, self.closed = threading.Event(), threading.Event()
+        self.n_made = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self.begun.set()
+        self.n_made += 1
+        self.closed.wait(0.01)
+        return {"event": "token", "number": self.n_made}
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Stuck(Endless):
+    """Makes one item, and the next only when it is closed."""
+
+    def __next__(self) -> Any:
+        if self.n_made:
+            self.begun.set()
+            wait_until(self.closed)
+            raise StopIteration
+        self.n_made += 1
+        return {"event": "start"}
+
+
+def app_of(items: Any) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/lines", response_model=None)
+    def lines() -> Response:
+        return line_stream(items)
+
+    @app.get("/file", response_model=None)
+    def file() -> Response:
+        return file_stream(items, "text/csv", "a.csv")
+
+    @app.get("/last", response_model=None)
+    async def last(request: Request) -> Response:
+        return JSONResponse(await last_event(items, request))
+
+    return app
+
+
+def ask(host: str, path: str) -> socket.socket:
+    """A request whose answer nobody has read yet."""
+    name, _, port = host.partition(":")
+    caller = socket.create_connection((name, int(port)))
+    caller.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    return caller
+
+
+@pytest.mark.parametrize("path", ["/lines", "/last"])
+@pytest.mark.parametrize("kind", [Endless, Stuck])
+def test_a_client_that_goes_away_closes_the_items(path: str, kind: type[Endless]) -> None:
+    items = kind()
+    with served(app_of(items)) as host:
+        caller = ask(host, path)
+        wait_until(items.begun)
+        assert not items.closed.is_set()
+        caller.close()
+        wait_until(items.closed)
+
+
+def test_a_server_that_stops_closes_the_items() -> None:
+    items = Endless()
+    with served(app_of(items)) as host:
+        caller = ask(host, "/lines")
+        wait_until(items.begun)
+    assert items.closed.is_set()
+    caller.close()
+
+
+def test_lines_come_while_the_next_is_made() -> None:
+    go_on = threading.Event()
+
+    def items() -> Iterator[Any]:
+        yield {"text": "né ☕\n"}
+        wait_until(go_on)
+        yield {"second": 2}
+
+    with (
+        served(app_of(items())) as host,
+        httpx.stream("GET", f"http://{host}/lines") as response,
+    ):
+        lines = response.iter_lines()
+        assert json.loads(next(lines)) == {"text": "né ☕\n"}
+        go_on.set()
+        assert json.loads(next(lines)) == {"second": 2}
+        assert response.headers["content-type"] == "application/x-ndjson"
+
+
+def test_items_are_closed_at_their_end_too() -> None:
+    closed = threading.Event()
+
+    def items() -> Iterator[Any]:
+        try:
+            yield {"event": "start", "a": 1}
+            yield {"event": "done", "a": 2}
+        finally:
+            closed.set()
+
+    with served(app_of(items())) as host:
+        assert httpx.get(f"http://{host}/last").json() == {"a": 2}
+    assert closed.is_set()
+
+
+def test_a_refusal_on_the_way_is_the_last_line() -> None:
+    def items() -> Iterator[Any]:
+        yield {"event": "start"}
+        raise TooLarge("too long")
+
+    with served(app_of(items())) as host:
+        response = httpx.get(f"http://{host}/lines")
+    last = json.loads(response.text.splitlines()[-1])
+    assert last == {"event": "error", "status": 413, "detail": "too long"}
+
+
+def test_a_bug_on_the_way_says_so_and_breaks_the_answer_off() -> None:
+    def items() -> Iterator[Any]:
+        yield {"event": "start"}
+        raise RuntimeError("a bug")
+
+    lines = []
+    with served(app_of(items())) as host:
+        with httpx.stream("GET", f"http://{host}/lines") as response:
+            with pytest.raises(httpx.RemoteProtocolError):
+                lines.extend(response.iter_lines())
+                lines.extend(response.iter_lines())
+    assert json.loads(lines[-1]) == {"event": "error", "status": 500, "detail": FAILED}
+
+
+def test_an_error_event_is_the_status_of_what_has_no_lines() -> None:
+    def items() -> Iterator[Any]:
+        yield {"event": "start"}
+        yield {"event": "error", "status": 429, "detail": "busy"}
+
+    with served(app_of(items())) as host:
+        response = httpx.get(f"http://{host}/last")
+    assert (response.status_code, response.json()) == (429, {"detail": "busy"})
+
+
+def test_a_value_that_is_no_json_is_not_sent() -> None:
+    with served(app_of(iter_of({"entropy": float("nan")}))) as host:
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"http://{host}/lines")
+
+
+def test_a_file_comes_in_pieces_under_its_name() -> None:
+    with served(app_of(iter_of("a,b\n", b"1,2\n"))) as host:
+        response = httpx.get(f"http://{host}/file")
+    assert response.text == "a,b\n1,2\n"
+    assert response.headers["content-disposition"] == 'attachment; filename="a.csv"'
+    assert response.headers["content-type"].startswith("text/csv")
+
+
+def iter_of(*items: Any) -> Iterator[Any]:
+    yield from items
