@@ -1,16 +1,25 @@
-"""Measure the embedded sizes and draw them side by side, the README's pictures: `make figures`."""
+"""Measure the embedded models and draw the pictures of README and docs: `make figures`."""
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from sdlms.errors import UserError
+from sdlms.figures.ablation import ablation_figure
+from sdlms.figures.communities import communities_figure
 from sdlms.figures.controls import controls_figure
 from sdlms.figures.dynamic_k import quality_figure
+from sdlms.figures.latents import latent_panels
 from sdlms.figures.lens import curves_figure
+from sdlms.figures.probes import auroc_figure
+from sdlms.figures.sae import densities_figure, front_figure
+from sdlms.figures.scaling import trends_figure
 from sdlms.figures.sizes import sizes_figure
+from sdlms.figures.sparsity import sparsity_figure
+from sdlms.figures.speedups import speed_figure
 from sdlms.runs.provenance import git_state
 from sdlms.runs.reading import Run, list_runs, remove
 from sdlms.storage.assets import asset_folder
@@ -35,6 +44,9 @@ GATED_SETTINGS = (
 LENS_TARGET = ROOT / "docs/figures/logit-lens.png"
 LENS_MODEL = "sdlms-large"
 LENS_SETTINGS = ("--tuned", "--dtype", "float32", "--unembed", "float32", "--label", "figures")
+# The other pictures are of the runs that `make pipeline` makes.
+STUDY, STUDY_MODEL = ROOT / "configs/pipeline/demo.toml", "sdlms-medium"
+STUDY_TARGETS = ROOT / "docs/figures"
 CONTROLS = ("none", "reinit", "permute-tokens")
 KEPT = ("reinit",)  # whose activations give thresholds at which it fires as often as the model
 
@@ -148,6 +160,50 @@ def draw_lens(model: str, artifacts: Path, target: Path) -> None:
     save(curves_figure(run, f"What {model} would say after each layer ({tokens})"), target)
 
 
+def studied(config: Path, artifacts: Path) -> list[Run]:
+    """The runs of a pipeline, those reused that this commit has made already.
+
+    Raises:
+        CalledProcessError: a step failed; it has said why.
+    """
+    commit = (git_state(ROOT / "sdlms") or {}).get("commit", "unknown")
+    command = [sys.executable, "-m", "sdlms", "pipeline", "--config", str(config)]
+    command += ["--artifacts", str(artifacts / str(commit))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return [Run(Path(line)) for line in done.stdout.splitlines()]
+
+
+def draw_study(runs: Sequence[Run], model: str, folder: Path) -> list[Path]:
+    """A picture or more of each stage that a study has, of one model where there are several."""
+
+    def of(stage: str) -> Run:
+        """The first run of a stage that is of the model, or of no model alone."""
+        own = [run for run in runs if run.stage == stage and model_of(run) in (model, None)]
+        return own[0]
+
+    structure = of("si-modularity")
+    figures = {
+        "sparsity": sparsity_figure(of("capture"), f"How sparse {model} is"),
+        "sae-front": front_figure(of("sae-train"), f"Sparse autoencoders of {model}"),
+        "sae-densities": densities_figure(of("sae-train"), f"Sparse autoencoders of {model}"),
+        "sae-latents": latent_panels(of("sae-latents"), f"Latents of {model}", runs),
+        "communities": communities_figure(structure, f"Neurons of {model} that fire together"),
+        "ablation": ablation_figure(structure, f"Without the specialized neurons of {model}"),
+        "decode-speed": speed_figure([of("dynamic-k")], "What gating gains, one token at a time"),
+        "probes": auroc_figure(of("probe"), f"What probes read off the layers of {model}"),
+        "scaling": trends_figure(of("scaling"), "Specialization and size", "si-modularity"),
+    }
+    targets = [folder / f"{name}.png" for name in figures]
+    for figure, target in zip(figures.values(), targets, strict=True):
+        save(figure, target)
+    return targets
+
+
+def model_of(run: Run) -> str | None:
+    """The model that a run is of; None where it says none, or several."""
+    return (run.start["resolved"].get("model") or {}).get("name")
+
+
 def save(figure: Figure, target: Path) -> None:
     """Write a picture."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +211,7 @@ def save(figure: Figure, target: Path) -> None:
 
 
 def main() -> None:
-    """Draw the README's pictures and say where they are."""
+    """Draw the pictures and say where they are."""
     if missing := [model for model in MODELS if model not in embedded_models()]:
         sys.exit(
             f"make figures: the package has no {', no '.join(missing)}. "
@@ -165,11 +221,12 @@ def main() -> None:
         draw(MODELS, RUNS, TARGETS)
         draw_gated(MODELS, RUNS, GATED_TARGET)
         draw_lens(LENS_MODEL, RUNS, LENS_TARGET)
+        drawn = draw_study(studied(STUDY, RUNS / "study"), STUDY_MODEL, STUDY_TARGETS)
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
     except UserError as error:
         sys.exit(f"make figures: {error}")
-    print("\n".join(str(target) for target in (*TARGETS, GATED_TARGET, LENS_TARGET)))
+    print("\n".join(str(target) for target in (*TARGETS, GATED_TARGET, LENS_TARGET, *drawn)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdlms.errors import UserError
-from sdlms.figures.panels import COLOURS, MARKERS, Row, numbers
+from sdlms.figures.panels import COLOURS, MARKERS, Row, add_title, numbers
 from sdlms.runs.reading import Run
 from sdlms.storage.tables import read_table
 
@@ -46,7 +46,7 @@ def controls_figure(runs: Sequence[Run], title: str) -> Figure:
         _draw_model(panel, rows)
         panel.set_title(_name(run), fontsize=10)
     axes[0].set_ylabel("adjusted specialization index\n(0: chance, 1: one task alone)")
-    figure.suptitle(f"{title}\n{NOTE}", fontsize=10)
+    add_title(figure, title, NOTE)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
         [handle[0] for handle in handles],

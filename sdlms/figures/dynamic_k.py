@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.figures.panels import COLOURS, MARKERS, Row, numbers
+from sdlms.figures.panels import COLOURS, MARKERS, Row, add_title, numbers
 from sdlms.runs.reading import Run
 from sdlms.storage.tables import read_table
 
@@ -79,7 +79,7 @@ def quality_figure(runs: Sequence[Run], title: str) -> Figure:
         panel.set_xlabel("bytes of MLP weights not read (%)")
     _scale_rises(axes[0], [row for rows in tables for row in rows])
     axes[0].set_ylabel("perplexity above the dense model's")
-    figure.suptitle(f"{title}\n{NOTE}", fontsize=10)
+    add_title(figure, title, NOTE)
     present = {row["rule"] for rows in tables for row in rows}
     rules = [rule for rule in LOOKS if rule in present]
     figure.legend(

@@ -1,18 +1,16 @@
 """Draw what a model would say after each layer: means over layers; one document, cell by cell."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.figures.panels import COLOURS, MARKERS, Row, numbers
+from sdlms.figures.cells import COLOUR_MAP, drawable, ink_on
+from sdlms.figures.panels import COLOURS, MARKERS, Row, add_title, numbers
 from sdlms.runs.reading import Run
 from sdlms.storage.lens_file import LensReader
 from sdlms.storage.tables import read_table
@@ -29,9 +27,6 @@ PANELS = (
 )
 DASHES = ("-", "--", "-.")
 NOTE = "bands are 95 % intervals over documents; dotted: what chance gives"
-COLOUR_MAP = "cividis"  # as good as the same to every kind of colour vision, and rising in grey
-GLYPHS = {" ": "␣", "\n": "↵", "\t": "→", "\r": "←"}
-LONGEST = 9  # characters of a cell
 
 
 class Look(NamedTuple):
@@ -82,7 +77,7 @@ def curves_figure(run: Run, title: str, by: Literal["lens", "task"] = "lens") ->
         panel.grid(axis="y", linewidth=0.4, alpha=0.5)
         panel.set_axisbelow(True)
     _name_layers(axes[-1], own)
-    figure.suptitle(f"{title}\n{NOTE}", fontsize=10)
+    add_title(figure, title, NOTE)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(names), frameon=False)
     return figure
@@ -219,8 +214,6 @@ def _said(reader: LensReader, lens: str, first: int, last: int, end: int) -> Sai
 def _write_cells(panel: Axes, said: Said) -> None:
     """The text of each cell, dark on light and light on dark."""
     for (column, row), value in np.ndenumerate(said.probabilities):
-        red, green, blue, _ = colormaps[COLOUR_MAP](float(value))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         panel.text(
             column,
             row,
@@ -229,20 +222,6 @@ def _write_cells(panel: Axes, said: Said) -> None:
             va="center",
             fontsize=7.5,
             fontweight="bold" if said.follows[column, row] else "normal",
-            color="white" if dark else "black",
+            color=ink_on(value),
             parse_math=False,
         )
-
-
-def drawable(text: str) -> str:
-    """A token as it can be drawn: spaces seen, cut where it is long, no glyph that is lacking."""
-    seen = "".join(GLYPHS.get(character, character) for character in text)
-    held = _glyphs()
-    shown = "".join(character if ord(character) in held else "□" for character in seen)
-    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
-
-
-@lru_cache(maxsize=1)
-def _glyphs() -> frozenset[int]:
-    """Characters that the figures' font has."""
-    return frozenset(get_font(findfont(FontProperties())).get_charmap())

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from textwrap import wrap
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,8 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
+from sdlms.runs.reading import Run
 from sdlms.storage.tables import read_table
 
+Dashes = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
+DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", (0, (6, 2)), (0, (4, 1, 1, 1, 1, 1)))
 CONFIDENCE_95 = 1.96
 # Okabe and Ito (2008): told apart with every kind of colour vision, on screen and in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -22,6 +28,8 @@ MARKERS = (
     *(("v", 5.8), ("P", 6.4), ("X", 6.2), ("*", 8.0)),
 )
 NOTE = "lines are 95 % intervals over documents, hidden where they are shorter than the point"
+LETTER_INCHES = 0.076  # of a title, on average
+LEGEND_INCHES = 1.35  # that a name of a task takes in a legend
 Row = dict[str, str]
 
 
@@ -113,6 +121,43 @@ def quieten(panel: Axes) -> None:
     panel.set_axisbelow(True)
 
 
+def add_title(figure: Figure, title: str, note: str) -> None:
+    """Above the panels: what is seen, and below it how to read it, in lines as wide as the figure.
+
+    Args:
+        figure: whose width is final.
+        title: of one line or more.
+        note: likewise.
+    """
+    width = int(figure.get_size_inches()[0] / LETTER_INCHES)
+    lines = [part for line in f"{title}\n{note}".splitlines() for part in wrap(line, width)]
+    figure.suptitle("\n".join(lines), fontsize=10)
+
+
+def legend_columns(n_entries: int, width: float, entry: float = LEGEND_INCHES) -> int:
+    """Columns of a legend below a figure: few rows, and these even.
+
+    Args:
+        n_entries: of the legend.
+        width: of the figure, in inches.
+        entry: inches that the longest of them takes.
+    """
+    fit = max(1, int(width / entry))
+    return max(1, ceil(n_entries / ceil(n_entries / fit)))
+
+
+def table_of(run: Run, file: str, stage: str) -> list[Row]:
+    """The rows of one of a run's tables.
+
+    Raises:
+        UserError: the run has no such table; the stage that makes it is named.
+    """
+    path = run.path / file
+    if not path.is_file():
+        raise UserError(f"{run.name} holds no {file}; a run of {stage} is needed.")
+    return read_table(path)
+
+
 def add_frame(figure: Figure, title: str, n_columns: int) -> None:
     """What surrounds the panels: title, what the lines mean, and the legend of the tasks.
 
@@ -121,7 +166,7 @@ def add_frame(figure: Figure, title: str, n_columns: int) -> None:
         title: above them.
         n_columns: of the legend.
     """
-    figure.suptitle(f"{title}\n{NOTE}", fontsize=10)
+    add_title(figure, title, NOTE)
     drawn = figure.axes[0].containers
     points = [task[0] for task in drawn]  # without intervals, which say nothing there
     labels = [str(task.get_label()) for task in drawn]

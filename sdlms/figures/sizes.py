@@ -2,25 +2,12 @@
 
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdlms.figures.panels import (
-    Row,
-    TaskStyle,
-    add_frame,
-    draw_task,
-    numbers,
-    quieten,
-    site_rows,
-    task_styles,
-)
+from sdlms.figures.panels import add_frame, quieten, site_rows, task_styles
+from sdlms.figures.sparsity import PANELS, draw_quantity
 from sdlms.runs.reading import Run
 
-PANELS = (
-    ("activation_fraction", "activation fraction\n(share of neurons above 0)"),
-    ("participation_ratio", "participation ratio / neurons\n(effective share of neurons)"),
-)
 DODGE = 0.8  # of the distance between two layers of the deepest model
 
 
@@ -50,12 +37,13 @@ def sizes_figure(runs: Sequence[Run], title: str, site: str = "mlp_act") -> Figu
     axes = figure.subplots(len(PANELS), len(runs), sharex=True, sharey="row", squeeze=False)
     for column, (run, rows, n_layers) in enumerate(zip(runs, tables, depths, strict=True)):
         for panel, (quantity, _) in zip(axes[:, column], PANELS, strict=True):
-            _draw_model(panel, rows, n_layers, quantity, styles)
+            at = [int(row["layer"]) / n_layers for row in rows]
+            draw_quantity(panel, rows, at, quantity, styles)
         name, n_units = _name(run), rows[0]["n_units"]
         axes[0, column].set_title(f"{name}\n{n_layers} layers of {n_units} neurons", fontsize=10)
         axes[-1, column].set_xlabel("relative depth (layer / number of layers)")
     for panel, (_, label) in zip(axes[:, 0], PANELS, strict=True):
-        panel.set_ylabel(label)
+        panel.set_ylabel(label.format(units="neurons"))
     for panel in axes.flat:  # when all is drawn: panels of a row share their limits
         quieten(panel)
     axes[0, 0].set_xticks([0, 0.25, 0.5, 0.75])
@@ -68,19 +56,3 @@ def _name(run: Run) -> str:
     resolved = run.start["resolved"]
     control = resolved["control"]
     return str(resolved["model"]["name"]) + ("" if control == "none" else f", {control}")
-
-
-def _draw_model(
-    panel: Axes, rows: list[Row], n_layers: int, quantity: str, styles: list[TaskStyle]
-) -> None:
-    """One quantity of one model."""
-    for style in styles:
-        own = [row for row in rows if row["task"] == style.task]
-        scale = numbers(own, "n_units") if quantity == "participation_ratio" else 1.0
-        draw_task(
-            panel,
-            style,
-            numbers(own, "layer") / n_layers,
-            numbers(own, quantity) / scale,
-            numbers(own, f"{quantity}_se") / scale,
-        )

@@ -6,15 +6,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
 
 from sdlms.figures.dynamic_k import mean_rows
-from sdlms.figures.panels import COLOURS, Row, numbers
+from sdlms.figures.panels import COLOURS, Row, add_title, numbers
 from sdlms.runs.reading import Run
 
 SIDES = (("whole model", ""), ("MLP alone", "_mlp"))
 TICKS = (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 50)
 KERNEL_COLOUR, SPARSITY_COLOUR, LIMIT_COLOUR = "#C9C9C9", COLOURS[0], COLOURS[5]
 NOTE = "batch 1, one token at a time; medians of rounds"
+SPREAD_NOTE = "; thin lines: one standard deviation over seeds"
 
 
 def speed_figure(runs: Sequence[Run], title: str) -> Figure:
@@ -43,7 +45,8 @@ def speed_figure(runs: Sequence[Run], title: str) -> Figure:
     for row, (side, suffix) in zip(axes, SIDES, strict=True):
         row[0].set_ylabel(f"decode speedup, {side}\n(times the dense model)")
         _scale_gains(row[0], [own for _, rows in columns for own in rows], suffix)
-    figure.suptitle(f"{title}\n{NOTE}", fontsize=10)
+    has_spread = _has_spread([row for _, rows in columns for row in rows])
+    add_title(figure, title, NOTE + (SPREAD_NOTE if has_spread else ""))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(3, len(columns)), frameon=False
@@ -87,11 +90,27 @@ def _draw_gains(panel: Axes, rows: list[Row], side: str) -> None:
         label="limit of skipping, by bytes",
         zorder=3,
     )
+    if not side:
+        _draw_spread(panel, rows, speedup)
     labels = [f"{row['k']}\n{value:.2f}x" for row, value in zip(rows, speedup, strict=True)]
     panel.set_xticks(places, labels)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", linewidth=0.4, alpha=0.5)
     panel.set_axisbelow(True)
+
+
+def _draw_spread(panel: Axes, rows: list[Row], speedup: NDArray[np.float64]) -> None:
+    """How far seeds lie apart, where there are several; it is known of the whole model alone."""
+    if not _has_spread(rows):
+        return
+    std = np.array([float(row["speedup_std"] or "nan") for row in rows])
+    ends = speedup - std, speedup + std
+    panel.vlines(np.arange(len(rows)), *ends, color="black", linewidth=1, zorder=4)
+
+
+def _has_spread(rows: Sequence[Row]) -> bool:
+    """Whether speed was measured with several seeds."""
+    return any(row["speedup_std"] for row in rows)
 
 
 def _scale_gains(panel: Axes, rows: list[Row], side: str) -> None:

@@ -1,7 +1,12 @@
-"""Panels and legend of a figure, drawn: none covers another, none leaves the figure."""
+"""A figure, drawn: no panel, legend, title or label covers another, none leaves the figure."""
+
+from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+SLACK = 1.0  # pixels that boxes may touch
 
 
 def assert_nothing_overlaps(figure: Figure) -> None:
@@ -9,7 +14,23 @@ def assert_nothing_overlaps(figure: Figure) -> None:
     canvas.draw()
     renderer = canvas.get_renderer()
     boxes = [panel.get_tightbbox(renderer) for panel in figure.axes]
-    boxes.append(figure.legends[0].get_window_extent(renderer))
-    for number, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+    boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
+    if figure.get_suptitle():
+        boxes.append(figure._suptitle.get_window_extent(renderer))
+    assert_apart(boxes)
+    for box in boxes:
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 - SLACK <= box.y0 and box.y1 <= figure.bbox.y1 + SLACK
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            labels = [label for label in axis.get_ticklabels() if label.get_text()]
+            drawn = [label for label in labels if label.get_visible() and not label.get_rotation()]
+            assert_apart([label.get_window_extent(renderer) for label in drawn])
+
+
+def assert_apart(boxes: Sequence[Bbox]) -> None:
+    for number, box in enumerate(boxes):
+        for other in boxes[number + 1 :]:
+            wide = min(box.x1, other.x1) - max(box.x0, other.x0)
+            high = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert wide <= SLACK or high <= SLACK

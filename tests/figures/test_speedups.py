@@ -27,6 +27,7 @@ def bars_of(panel: Axes) -> dict[str, list[tuple[float, float]]]:
 def test_bars_are_the_kernel_and_from_there_to_the_speedup(tmp_path: Path, kernel: float) -> None:
     run = gated_run(tmp_path, rules=["post-norm"], kernel=kernel)
     whole, mlp = speed_figure([run], "a title").axes
+    assert len(whole.collections) == 1  # one seed has no spread
     assert whole.get_title() == "small\npost-norm, compiled, float32"
     for panel, own, power in ((whole, kernel, -1), (mlp, kernel**1.6, 0)):
         parts = bars_of(panel)
@@ -43,6 +44,18 @@ def test_bars_are_the_kernel_and_from_there_to_the_speedup(tmp_path: Path, kerne
         assert said == pytest.approx([0.99 * own * x**0.9 for x in limits], abs=0.005)
         low, high = panel.get_ylim()
         assert panel.get_yscale() == "log" and low < min(1, own) and max(ends) < high
+
+
+def test_the_spread_over_seeds_is_drawn_where_there_is_one(tmp_path: Path) -> None:
+    run = gated_run(tmp_path, rules=["post-norm"], speedup_std=0.2)
+    figure = speed_figure([run], "a title")
+    whole, mlp = figure.axes
+    gains = bars_of(whole)["skipping neurons"]
+    ends = [tuple(segment[:, 1]) for segment in whole.collections[1].get_segments()]
+    assert ends == [(pytest.approx(end - 0.2), pytest.approx(end + 0.2)) for _, end in gains]
+    assert len(mlp.collections) == 1  # of the MLP alone it is not known
+    assert "standard deviation over seeds" in " ".join(figure.get_suptitle().splitlines())
+    assert_nothing_overlaps(figure)
 
 
 def test_there_is_a_column_for_each_rule_and_backend(tmp_path: Path) -> None:

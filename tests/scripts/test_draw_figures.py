@@ -5,9 +5,19 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sdlms.runs.reading import list_runs
+from tests.figures.gated_runs import gated_run
+from tests.figures.sae_runs import sae_run
+from tests.figures.table_runs import table_run
+from tests.figures.test_ablation import ablation_rows
+from tests.figures.test_communities import community_tables
+from tests.figures.test_probes import probed
+from tests.figures.test_scaling import row
+from tests.figures.test_sparsity import capture
+from tests.figures.test_strongest import LENGTHS, WIDTH, encoded_run, some_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -66,3 +76,29 @@ def test_a_model_is_gated_once_until_it_changes(
     config.write_text(config.read_text() + "\n")
     again = draw_figures.measured("dynamic-k", str(model), runs, few)
     assert [found.path for found in list_runs(runs)] == [again.path] != [run.path]
+
+
+def test_a_study_has_a_picture_of_every_stage(tmp_path: Path) -> None:
+    tables = community_tables({0: [3, 2]}) | {"ablation.csv": ablation_rows(1)}
+    encoded = np.ones((sum(LENGTHS), WIDTH), np.float32)
+    joined = [
+        row("si-modularity", "SI_adjusted", model, "0.5", 0.1)
+        for model in ("pythia-70m", "pythia-1.4b")
+    ]
+    runs = [
+        gated_run(tmp_path, model="another", rules=["post-norm"]),
+        gated_run(tmp_path, model="small", rules=["post-norm"]),
+        capture(tmp_path),
+        sae_run(tmp_path),
+        encoded_run(tmp_path, encoded, some_rows()),
+        table_run(tmp_path, "si-modularity", tables),
+        probed(tmp_path, ("logistic",)),
+        table_run(tmp_path, "scaling", {"scaling.csv": joined}),
+    ]
+    targets = draw_figures.draw_study(runs, "small", tmp_path / "pictures")
+    assert all(target.stat().st_size > 5000 for target in targets)
+    assert len({target.name for target in targets}) == len(targets) == 9
+
+
+def test_the_study_that_is_drawn_is_there() -> None:
+    assert draw_figures.STUDY.is_file()

@@ -1,0 +1,96 @@
+"""Find the runs that a notebook shows: the newest of a stage, and those to be set beside it."""
+
+import os
+from pathlib import Path
+
+from sdlms.runs.reading import Run, find_run, list_runs
+
+MOST_BESIDE = 4  # runs in one picture
+LATEST = "latest"
+
+
+def artifacts_folder() -> Path:
+    """Where runs lie: `SDLMS_ARTIFACTS`, or `artifacts` here or in the folder above.
+
+    A notebook runs in its own folder, so what is relative is looked for in both.
+    """
+    named = Path(os.environ.get("SDLMS_ARTIFACTS") or "artifacts")
+    here, above = named, Path("..") / named
+    return here if named.is_absolute() or here.is_dir() else above
+
+
+def chosen_run(artifacts: Path, reference: str, stage: str, holding: str | None = None) -> Run:
+    """The run of a stage that a name, a path or `latest` means.
+
+    Of several, `latest` is the newest that is of the model itself, not of a control, and holds
+    the file; where none holds it, the newest.
+
+    Args:
+        artifacts: the folder that holds the runs.
+        reference: as `sdlms runs list` names it, or `latest`.
+        stage: whose runs are wanted.
+        holding: a file that not every run of the stage has.
+
+    Raises:
+        UserError: there is no such run; the message names the command that makes one.
+    """
+    run = find_run(artifacts, reference, stage)
+    if reference != LATEST:
+        return run
+    own = [other for other in _complete(artifacts, stage) if _control(other) == "none"] or [run]
+    return ([other for other in own if holding and (other.path / holding).is_file()] or own)[-1]
+
+
+def runs_beside(artifacts: Path, run: Run) -> list[Run]:
+    """The run and the newest of the same stage of other models, the smallest model first.
+
+    Only runs on the same texts stand beside each other, and as many as fit into a picture: the
+    newest.
+
+    Args:
+        artifacts: the folder that holds the runs.
+        run: of a stage that looks at one model.
+    """
+    found = {_model(run): run}
+    for other in reversed(_complete(artifacts, run.stage)):
+        if _control(other) == _control(run) and _texts(other) == _texts(run):
+            found.setdefault(_model(other), other)
+    return sorted(list(found.values())[:MOST_BESIDE], key=_size)
+
+
+def reader_of(artifacts: Path, run: Run, stage: str) -> Run | None:
+    """The newest complete run of a stage that has read this run, if any."""
+    readers = [
+        other
+        for other in _complete(artifacts, stage)
+        if any(record.get("run") == run.name for record in other.all_of("input"))
+    ]
+    return readers[-1] if readers else None
+
+
+def _complete(artifacts: Path, stage: str) -> list[Run]:
+    """Complete runs of a stage, oldest first."""
+    return [run for run in list_runs(artifacts) if run.complete and run.stage == stage]
+
+
+def _control(run: Run) -> str:
+    """What was done to the model or its texts; `none` where nothing was."""
+    return str(run.start["resolved"].get("control") or "none")
+
+
+def _model(run: Run) -> tuple[str, str]:
+    """What tells models apart."""
+    model = run.start["resolved"]["model"]
+    return str(model["name"]), str(model["revision"])
+
+
+def _size(run: Run) -> int:
+    """Parameters of the model."""
+    return int(run.start["resolved"]["model"]["n_parameters"])
+
+
+def _texts(run: Run) -> object:
+    """What says on which texts a run looked, and at which units."""
+    resolved = run.start["resolved"]
+    data = [(task["task"], task["sources"]) for task in resolved.get("data", [])]
+    return data, resolved.get("tasks"), resolved.get("site"), resolved.get("kind")

@@ -1,0 +1,127 @@
+"""Which figures a report draws of the runs of each stage: a table of planners."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from sdlms.figures.ablation import ablation_figure
+from sdlms.figures.communities import communities_figure
+from sdlms.figures.controls import controls_figure
+from sdlms.figures.dynamic_k import quality_figure
+from sdlms.figures.latents import latent_panels
+from sdlms.figures.lens import curves_figure, heat_map
+from sdlms.figures.probes import auroc_figure
+from sdlms.figures.sae import densities_figure, front_figure
+from sdlms.figures.scaling import stages_joined, trends_figure
+from sdlms.figures.sizes import sizes_figure
+from sdlms.figures.sparsity import sparsity_figure
+from sdlms.figures.speedups import speed_figure
+from sdlms.runs.reading import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_BESIDE = 4  # runs in one picture
+Together = Callable[[Sequence[Run], str], "Figure"]
+Alone = Callable[[Run, str], "Figure"]
+
+
+class Plan(NamedTuple):
+    """A figure that may be drawn.
+
+    Attributes:
+        title: what it shows.
+        runs: of which runs.
+        draw: makes it; UserError where a run holds no such table.
+    """
+
+    title: str
+    runs: tuple[Run, ...]
+    draw: "Callable[[], Figure]"
+
+
+# From the runs of the stage, and all runs of the report, to what may be drawn of them.
+Planner = Callable[[Sequence[Run], Sequence[Run]], Iterator[Plan]]
+
+
+def beside(make: Together, title: str, fewest: int = 1) -> Planner:
+    """Figures that show several runs of the stage beside each other."""
+
+    def plans(runs: Sequence[Run], _: Sequence[Run]) -> Iterator[Plan]:
+        for first in range(0, len(runs), MOST_BESIDE):
+            some = tuple(runs[first : first + MOST_BESIDE])
+            if len(some) >= fewest:
+                yield Plan(title, some, partial(make, some, title))
+
+    return plans
+
+
+def each(make: Alone, title: str) -> Planner:
+    """A figure for every run of the stage."""
+
+    def plans(runs: Sequence[Run], _: Sequence[Run]) -> Iterator[Plan]:
+        for run in runs:
+            yield Plan(title, (run,), partial(make, run, title))
+
+    return plans
+
+
+def _lens_of_tasks(run: Run, title: str) -> "Figure":
+    """The lens' curves, task by task."""
+    return curves_figure(run, title, "task")
+
+
+def _first_document(run: Run, title: str) -> "Figure":
+    """What the lens says of the beginning of the first document."""
+    return heat_map(run, 0, title)
+
+
+def _latents(runs: Sequence[Run], every_run: Sequence[Run]) -> Iterator[Plan]:
+    """What some latents fire on; the tokens and their texts come from other runs."""
+    title = "The documents on which some latents fire most"
+    for run in runs:
+        yield Plan(title, (run,), partial(latent_panels, run, title, every_run))
+
+
+def _trends(runs: Sequence[Run], _: Sequence[Run]) -> Iterator[Plan]:
+    """For each stage that was joined, its quantities by the model's size."""
+    for run in runs:
+        for stage in stages_joined(run):
+            title = f"By the model's size: {stage}"
+            yield Plan(title, (run,), partial(trends_figure, run, title, stage))
+
+
+AUTOENCODERS = (
+    each(front_figure, "What is left unexplained, against latents that are active"),
+    each(densities_figure, "How often latents fire"),
+    _latents,
+)
+FIGURES: dict[str, tuple[Planner, ...]] = {
+    "capture": (
+        beside(sizes_figure, "Sparsity of MLP neurons, model beside model", fewest=2),
+        each(sparsity_figure, "Sparsity by layer and task"),
+    ),
+    "sae-train": AUTOENCODERS,
+    "sae-evaluate": AUTOENCODERS,
+    "si-modularity": (
+        beside(controls_figure, "Specialization and its controls"),
+        each(communities_figure, "Communities and the tasks that their units prefer"),
+        each(ablation_figure, "What the model loses without its most specialized units"),
+    ),
+    "probe": (each(auroc_figure, "What probes read from each layer"),),
+    "dynamic-k": (
+        beside(quality_figure, "What dropping neurons costs"),
+        beside(speed_figure, "Speed: gain of the kernel, and of sparsity"),
+    ),
+    "logit-lens": (
+        each(curves_figure, "What the model would say after each layer"),
+        each(_lens_of_tasks, "What the model would say after each layer, by task"),
+        each(_first_document, "The beginning of the first document, layer by layer"),
+    ),
+    "scaling": (_trends,),
+}
+
+
+def plans_of(stage: str, runs: Sequence[Run], every_run: Sequence[Run]) -> list[Plan]:
+    """What may be drawn of a stage's runs, what shows several of them first."""
+    return [plan for planner in FIGURES.get(stage, ()) for plan in planner(runs, every_run)]
