@@ -24,7 +24,10 @@ def announce(study: Study, decided: dict[str, Any], out: RunWriter) -> None:
         f"states; {study.rows.n_tokens:,} tokens in {study.rows.n_documents:,} documents"
     )
     told = announcement(device_of(decided["device"]), decided)
-    LOGGER.info(f"{told}, unembedding in {decided['unembed']}")
+    kernel = " by the compiled kernel" if decided.get("backend") == "compiled" else ""
+    LOGGER.info(f"{told}, unembedding in {decided['unembed']}{kernel}")
+    if reason := decided.get("backend_reason"):
+        LOGGER.warning(f"no compiled kernel, torch instead: {reason}")
     warn_of_truncation(study.inputs.tokens)
     if (truncated := study.inputs.tokens.truncated) and not out.resumed:
         out.event("document_truncated", count=len(truncated), tokens_cut=truncated)

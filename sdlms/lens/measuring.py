@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sdlms.lens.backends import BackendName
 from sdlms.lens.fast_unembedding import FastUnembedding
 from sdlms.lens.rows import LensRows, empty_rows
 from sdlms.lens.sweeping import rows_at_once
@@ -21,8 +22,8 @@ from sdlms.lens.unembedding import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-UNEMBEDDINGS: dict[UnembedDtype, Callable[[PreTrainedModel], Unembedding]] = {
-    "float32": ExactUnembedding,
+UNEMBEDDINGS: dict[UnembedDtype, Callable[[PreTrainedModel, BackendName], Unembedding]] = {
+    "float32": lambda model, _: ExactUnembedding(model),
     "bfloat16": FastUnembedding,
 }
 
@@ -36,6 +37,7 @@ class Lens:
         n_top: int = 10,
         unembed: UnembedDtype = "float32",
         chunk_rows: int = 0,
+        backend: BackendName = "auto",
     ) -> None:
         """Prepare the unembedding.
 
@@ -45,12 +47,14 @@ class Lens:
             unembed: See `unembed_dtype_of`.
             chunk_rows: States of tokens that are measured at once; 0 chooses. Memory is that of so
                 many rows of logits, a few times.
+            backend: of the product in bfloat16, see `backend_of`.
 
         Raises:
-            UserError: If the model is an encoder, or the architecture table does not describe it.
+            UserError: If the model is an encoder, the architecture table does not describe it, or
+                the backend named cannot be had.
             ValueError: If n_top is not between 1 and the vocabulary.
         """
-        self._unembedding = UNEMBEDDINGS[unembed](model)
+        self._unembedding = UNEMBEDDINGS[unembed](model, backend)
         if not 1 <= n_top <= self._unembedding.d_vocab:
             raise ValueError(f"n_top is {n_top}, of a vocabulary of {self._unembedding.d_vocab}")
         self._device = model.device

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 LENS_FILE, TABLE, TARGETS_TABLE = "lens.h5", "logit_lens.csv", "targets.csv"
 TUNED_FOLDER = "tuned_lens"
-LOGIT, TUNED = "logit", "tuned"
 
 
 def check_tuned(*, train: bool, saved: str | None, mid: bool, changed: Sequence[str]) -> None:

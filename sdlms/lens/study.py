@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdlms.lens.settings import LOGIT, TUNED
+from sdlms.lens.kinds import LensName, lenses_with
 from sdlms.lens.states import State
 from sdlms.lens.targets import Target
-from sdlms.lens.translators import Saved, TrainingText
 from sdlms.lens.tuned import Tuned
+from sdlms.lens.tuned_source import Saved, TrainingText
 from sdlms.models.architectures import n_layers, n_units, text_config
 from sdlms.models.inputs import Inputs
 from sdlms.models.token_texts import token_text
@@ -55,9 +55,9 @@ class Study:
         return self.inputs.tokens.rows
 
     @property
-    def lenses(self) -> tuple[str, ...]:
+    def lenses(self) -> tuple[LensName, ...]:
         """Through which lenses is looked."""
-        return (LOGIT, TUNED) if self.saved or self.training else (LOGIT,)
+        return lenses_with("translators") if self.saved or self.training else lenses_with()
 
     @property
     def n_trained_on(self) -> int | None:

@@ -66,7 +66,13 @@ def tiling_of(d_vocab: int, n_least: int = 1) -> Tiling:
 
 
 class Product(Protocol):
-    """What makes the logits of some rows."""
+    """What makes the logits of some rows.
+
+    Attributes:
+        steps: float32 `[tile]`, what the logits of a tile are more than those that are kept.
+    """
+
+    steps: Tensor
 
     def tile(self, number: int, out: Tensor) -> Tensor:
         """The logits of one tile, less an amount of each row's own.
@@ -102,11 +108,13 @@ class Swept(NamedTuple):
         logits: `[tile, row, column]` as they were kept.
         maxima: float32 `[row, block]`, the largest logit of each block.
         sums: over all columns.
+        steps: float32 `[tile]`, what the logits of a tile are more than those that were kept.
     """
 
     logits: Tensor
     maxima: Tensor
     sums: Sums
+    steps: Tensor
 
 
 def sweep(product: Product, kept: Tensor, n_states: int) -> Swept:
@@ -125,18 +133,31 @@ def sweep(product: Product, kept: Tensor, n_states: int) -> Swept:
         logits = product.tile(number, out)
         maxima.append(logits.view(len(logits), -1, BLOCK_COLUMNS).amax(-1))
         _measure_(sums[number], logits, buffers, n_states)
-    largest = torch.stack([blocks.amax(-1) for blocks in maxima])
+    found = torch.cat(maxima, dim=1)
+    return Swept(kept, found, combined(found, sums, n_states), product.steps)
+
+
+def combined(maxima: Tensor, sums: Tensor, n_states: int) -> Sums:
+    """The sums over all tiles.
+
+    Args:
+        maxima: float32 `[row, block]`, the largest logit of each block.
+        sums: float32 `[tile, 3, row]`: of each tile by itself the largest probability, the expected
+            logit, and that by the final state's probabilities.
+        n_states: of each token.
+    """
+    n_tiles, _, n_rows = sums.shape
+    largest = maxima.view(n_rows, n_tiles, -1).amax(-1).T
     # A tile's normaliser by its largest probability: no further pass of exp.
     normalizers = (largest - sums[:, 0].log()).cpu().double()  # MPS has no float64
     normalizer = normalizers.logsumexp(0)
-    weights = (normalizers - normalizer).exp().view(len(kept), -1, n_states)
-    expected, crossed = sums[:, 1:].cpu().double().view(len(kept), 2, -1, n_states).unbind(1)
-    found = Sums(
+    weights = (normalizers - normalizer).exp().view(n_tiles, -1, n_states)
+    expected, crossed = sums[:, 1:].cpu().double().view(n_tiles, 2, -1, n_states).unbind(1)
+    return Sums(
         normalizer.view(-1, n_states),
         (weights * expected).sum(0),
         (weights[..., -1:] * crossed).sum(0),
     )
-    return Swept(kept, torch.cat(maxima, dim=1), found)
 
 
 def _measure_(sums: Tensor, logits: Tensor, buffers: Tensor, n_states: int) -> None:
@@ -159,7 +180,7 @@ def _measure_(sums: Tensor, logits: Tensor, buffers: Tensor, n_states: int) -> N
 
 
 def logits_at(swept: Swept, columns: Tensor) -> Tensor:
-    """Some logits as they were kept.
+    """Some logits.
 
     Args:
         swept: of `[row]`.
@@ -170,7 +191,8 @@ def logits_at(swept: Swept, columns: Tensor) -> Tensor:
     """
     width = swept.logits.shape[2]
     rows = torch.arange(len(columns), device=columns.device)[:, None]
-    return swept.logits[columns // width, rows, columns % width].float()
+    tiles = columns // width
+    return swept.logits[tiles, rows, columns % width].float() + swept.steps[tiles]
 
 
 def largest(swept: Swept, rows: Tensor, n_top: int) -> tuple[Tensor, Tensor]:
@@ -182,15 +204,18 @@ def largest(swept: Swept, rows: Tensor, n_top: int) -> tuple[Tensor, Tensor]:
         n_top: at most the vocabulary.
 
     Returns:
-        float32 logits as they were kept, falling, and int64 columns, both `[row, n_top]`. NaN
-        counts as largest, even beyond the vocabulary.
+        float32 logits, falling, and int64 columns, both `[row, n_top]`. NaN counts as largest, even
+        beyond the vocabulary.
     """
     n_blocks = min(n_top, swept.maxima.shape[1])
     blocks = swept.maxima[rows].topk(n_blocks, sorted=False).indices
     per_tile = swept.logits.shape[2] // BLOCK_COLUMNS
     in_blocks = swept.logits.view(*swept.logits.shape[:2], per_tile, BLOCK_COLUMNS)
-    found = in_blocks[blocks // per_tile, rows[:, None], blocks % per_tile]
-    logits, places = found.flatten(1).float().topk(n_top)
+    tiles = blocks // per_tile
+    found = (
+        in_blocks[tiles, rows[:, None], blocks % per_tile].float() + swept.steps[tiles][..., None]
+    )
+    logits, places = found.flatten(1).topk(n_top)
     first = blocks.gather(1, places // BLOCK_COLUMNS) * BLOCK_COLUMNS
     return logits, first + places % BLOCK_COLUMNS
 

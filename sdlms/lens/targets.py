@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sdlms.errors import UserError
+from sdlms.models.running_text import running_ids
+from sdlms.models.token_texts import token_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +28,7 @@ def targets_of(
     Args:
         tokenizer: of the model.
         d_vocab: tokens that the model knows.
-        texts: verbatim, the space before a word among them.
+        texts: verbatim, the space before a word among them, as they stand inside a document.
 
     Raises:
         UserError: a text is several tokens or none, or not in the vocabulary.
@@ -40,23 +42,28 @@ def targets_of(
 
 def _target_of(tokenizer: "PreTrainedTokenizerBase", d_vocab: int, text: str) -> Target:
     """One text."""
-    ids = _ids(tokenizer, text)
-    if len(ids) != 1:
-        pieces = [repr(tokenizer.decode([token_id])) for token_id in ids[:MOST_PIECES]]
+    ids = running_ids(tokenizer, text)
+    token_id = _known(tokenizer, d_vocab, text, ids)
+    if token_id is not None:
+        return Target(token_id, text)
+    if len(ids) == 1:
+        told = "is not in the vocabulary of the model. Name another text."
+    else:
+        pieces = [repr(token_text(tokenizer, each)) for each in ids[:MOST_PIECES]]
         end = ", …" if len(ids) > MOST_PIECES else "."
         told = f"is {len(ids)} tokens: {', '.join(pieces)}{end}" if ids else "is no token."
-        spaced = f" {text}"
-        hint = f" Did you mean {spaced!r}?" if len(_ids(tokenizer, spaced)) == 1 else ""
-        raise UserError(f"--target {text!r} {told} Name a text that is a single token.{hint}")
-    (token_id,) = ids
-    if token_id >= d_vocab or (token_id == tokenizer.unk_token_id and text != tokenizer.unk_token):
-        raise UserError(
-            f"--target {text!r} is not in the vocabulary of the model. Name another text."
-        )
-    return Target(token_id, text)
+        told += " Name a text that is a single token."
+    other = text[1:] if text.startswith(" ") else f" {text}"
+    is_one = other and _known(tokenizer, d_vocab, other, running_ids(tokenizer, other)) is not None
+    hint = f" Did you mean {other!r}?" if is_one else ""
+    raise UserError(f"--target {text!r} {told}{hint}")
 
 
-def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """The tokens of a text, as they stand inside a document."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return [int(token_id) for token_id in ids]
+def _known(
+    tokenizer: "PreTrainedTokenizerBase", d_vocab: int, text: str, ids: Sequence[int]
+) -> int | None:
+    """The token that a text is; None where it is several, none, or not in the vocabulary."""
+    if len(ids) != 1 or ids[0] >= d_vocab:
+        return None
+    is_unknown = ids[0] == tokenizer.unk_token_id and text != tokenizer.unk_token
+    return None if is_unknown else ids[0]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdlms.lens.kinds import KINDS, lenses_with
 from sdlms.lens.states import State
 
 
@@ -71,3 +72,17 @@ class Tuned(NamedTuple):
                     own, self.weight[number], self.bias[number]
                 )
         return translated
+
+
+def translators_of(tuned: Tuned | None) -> dict[str, Tuned | None]:
+    """What goes before each lens that can be looked through.
+
+    Args:
+        tuned: None where there are no translators.
+
+    Returns:
+        By the lens' name, in the order of `KINDS`; None where the state is read as it is.
+    """
+    there = lenses_with() if tuned is None else lenses_with("translators")
+    kinds = [kind for kind in KINDS if kind.name in there]
+    return {kind.name: tuned if kind.needs == "translators" else None for kind in kinds}

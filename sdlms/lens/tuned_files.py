@@ -112,7 +112,8 @@ def read_tuned(folder: Path, model: Mapping[str, Any], d_model: int) -> Tuned:
     if found != (n_layers, d_model):
         raise UserError(
             f"{folder}: this lens is of a model with {found[0]} layers of width {found[1]}; "
-            f"{model['name']} has {n_layers} of width {d_model}."
+            f"{model['name']} has {n_layers} of width {d_model}. Train one: sdlms logit-lens "
+            "--tuned"
         )
     if (kind := config.get("lens_type", LENS_TYPE)) != LENS_TYPE:
         raise UserError(f"{folder}: lens_type '{kind}' is unknown; this sdlms reads {LENS_TYPE}.")

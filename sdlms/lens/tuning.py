@@ -8,7 +8,7 @@ Belrose et al. 2023 (arXiv:2303.08112), section 3; Adam instead of SGD.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sdlms.lens.residuals import Residuals, residuals
 from sdlms.lens.states import states_of
 from sdlms.lens.tuned import Tuned
 from sdlms.models.architectures import n_layers, n_units
-from sdlms.models.batching import is_out_of_memory, take_batch
+from sdlms.models.batching import is_out_of_memory, run_batches, take_batch
 from sdlms.models.forward import padded_inputs
 from sdlms.models.unembedding import logits_of
 from sdlms.progress import LOGGER, Progress
@@ -36,6 +36,8 @@ CHECKPOINT_STEPS = 25
 LARGEST_RATE = 1e-2  # of Adam; falls to 0 in a straight line
 LARGEST_GRADIENT = 1.0  # norm over one translator, as in the library
 ROWS_AT_ONCE = 256  # of logits, for which gradients are kept
+Halved = Literal["rows", "tokens"]
+SAID = {"rows": "rows of logits at once", "tokens": "tokens in a forward pass"}
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class TuningSettings:
         steps: updates.
         step_tokens: tokens of an update, about.
         seed: of the order of documents.
-        on_halved: told how many rows are worked on at once where memory runs out.
+        on_halved: told where memory runs out: of what less is worked on at once, `rows` of logits
+            or `tokens` of a forward pass (padding included), and how many there are now.
     """
 
     steps: int
     step_tokens: int
     seed: int
-    on_halved: Callable[[int], None]
+    on_halved: Callable[[Halved, int], None]
 
 
 class _Translators:
@@ -150,7 +153,7 @@ def train_tuned(
     translators.restore(scratch / CHECKPOINT)
     progress = Progress("tuned lens", settings.steps, "steps", done=translators.step)
     with residuals(model, states) as recorded, progress:
-        step = _Step(model, recorded, rows, translators, settings.on_halved)
+        step = _Step(model, recorded, rows, translators, settings)
         for batch in _batches(documents, rows.lengths, settings, translators.step):
             step.run(batch)
             translators.update(settings.steps)
@@ -199,7 +202,7 @@ def _epoch(
 
 
 class _Step:
-    """The gradients of one batch."""
+    """The gradients of one batch, in parts where memory is short."""
 
     def __init__(
         self,
@@ -207,11 +210,11 @@ class _Step:
         recorded: Residuals,
         rows: Rows,
         translators: _Translators,
-        on_halved: Callable[[int], None],
+        settings: TuningSettings,
     ) -> None:
         self._model, self._recorded, self._rows = model, recorded, rows
-        self._translators, self._on_halved = translators, on_halved
-        self._rows_at_once = ROWS_AT_ONCE
+        self._translators, self._on_halved = translators, settings.on_halved
+        self._tokens_at_once, self._rows_at_once = settings.step_tokens, ROWS_AT_ONCE
 
     def run(self, documents: list[int]) -> None:
         """Leave the gradients of the mean loss of each translator."""
@@ -223,12 +226,25 @@ class _Step:
                     raise
             else:
                 return
-            self._halve()
+            self._fewer_rows()
 
     def _backward(self, documents: list[int]) -> None:
-        """One forward pass, then each translator's loss, some rows at a time."""
+        """Forward passes, as few as fit, and after each of them the losses of its tokens."""
         self._translators.optimizer.zero_grad()
-        resid = self._residuals(documents)
+        n_tokens = int(np.count_nonzero(self._rows.subset(documents).mask))
+        forward, told = self._residuals, self._fewer_tokens
+        passes = run_batches(documents, self._rows.lengths, self._tokens_at_once, forward, told)
+        for _, resid, self._tokens_at_once in passes:
+            self._add_gradients(resid, n_tokens)
+            del resid  # before the next pass needs the memory
+
+    def _add_gradients(self, resid: Tensor, n_tokens: int) -> None:
+        """Those of each translator's loss, some rows at a time.
+
+        Args:
+            resid: `[token, state, d_model]`.
+            n_tokens: over which the loss is the mean.
+        """
         for first in range(0, len(resid), self._rows_at_once):
             some = resid[first : first + self._rows_at_once]
             with torch.no_grad():
@@ -237,7 +253,7 @@ class _Step:
                 own = some[:, number].float()
                 logits = logits_of(self._model, own + linear(own, weight, bias)).float()
                 said = log_softmax(logits, dim=-1)
-                loss = kl_div(said, wanted, reduction="sum", log_target=True) / len(resid)
+                loss = kl_div(said, wanted, reduction="sum", log_target=True) / n_tokens
                 loss.backward()  # type: ignore[no-untyped-call]
 
     def _residuals(self, documents: list[int]) -> Tensor:
@@ -251,16 +267,24 @@ class _Step:
             kept[row, : last - first] = torch.from_numpy(self._rows.mask[first:last] > 0)
         return resid[kept.to(resid.device)]
 
-    def _halve(self) -> None:
-        """Work on fewer rows at once."""
+    def _fewer_rows(self) -> None:
+        """Work on half as many rows of logits at once."""
         if self._rows_at_once == 1:
             raise UserError(
                 "--tuned: a single row of logits with its gradients does not fit the memory. Use a "
                 "smaller model or --dtype bfloat16."
             )
         self._rows_at_once //= 2
-        LOGGER.warning("out of memory: %d rows of logits at once", self._rows_at_once)
-        self._on_halved(self._rows_at_once)
+        self._say("rows", self._rows_at_once)
+
+    def _fewer_tokens(self, left: int) -> None:
+        """Fewer documents are read at once."""
+        self._say("tokens", left)
+
+    def _say(self, what: Halved, left: int) -> None:
+        """In the log and, through the caller, in the run's record."""
+        LOGGER.warning("out of memory: --tuned takes %d %s", left, SAID[what])
+        self._on_halved(what, left)
 
 
 def without(rows: Rows, document_ids: Sequence[str]) -> Rows:

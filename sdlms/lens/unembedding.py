@@ -138,6 +138,7 @@ class _ExactProduct:
 
     def __init__(self, model: PreTrainedModel, inputs: Tensor, tiling: Tiling) -> None:
         self._model, self._inputs, self._tiling = model, inputs, tiling
+        self.steps = torch.zeros(tiling.n_tiles, device=inputs.device)
         self._first = self._logits(0)
         self.shift = self._first.amax(-1)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,43 +17,80 @@ from sdlms.models.generating import PIECE_TOKENS, forward_piece
 INSTALLED = "_output_capturing_hooks_installed"  # transformers: hooks are put on once
 
 
-@torch.no_grad()
-def attention_row(model: PreTrainedModel, ids: Sequence[int]) -> NDArray[np.float32]:
-    """The attention weights with the last token as query.
+class AttentionReading:
+    """A text that is read up to its last token, a piece at a time, for the attention of that one.
 
-    What stands before it is read with the model's ordinary attention; only the last token is run
-    with the eager one, so that no `[query, key]` matrix is made.
+        reading = AttentionReading(model, ids)
+        while reading.n_pieces:
+            reading.read_piece()
+        weights = reading.row()
 
-    Args:
-        model: a causal model in eval mode; its attention is what it was when this returns.
-        ids: at least one token, at most the model's context.
+    No call takes longer than the forward of a piece, and none makes a `[query, key]` matrix of
+    eager attention: what stands before the last token is read with the model's ordinary one.
 
-    Returns:
-        `[layer, head, key]` float32, a key per token; each row sums to 1. Keys outside of a sliding
-        window have weight 0.
-
-    Raises:
-        UserError: the model is an encoder, the architecture table does not describe it, or its
-            attention gives no weights.
-        ValueError: there are no ids, or the model is in training mode.
+    Attributes:
+        n_pieces: that are to be read before the row can be.
     """
-    check_causal(model.config)
-    if not ids:
-        raise ValueError("there is no token whose attention could be read")
-    if model.training:
-        raise ValueError("the model is in training mode; call model.eval() first")
-    cache = None
-    for first in range(0, len(ids) - 1, PIECE_TOKENS):
-        piece = ids[first : min(first + PIECE_TOKENS, len(ids) - 1)]
-        cache = forward_piece(model, piece, cache).past_key_values
-    with _eager(model), _without_more_hooks(model):
-        attentions = forward_piece(model, ids[-1:], cache, output_attentions=True).attentions
-    if not attentions or any(weights is None for weights in attentions):
-        raise UserError(
-            f"model_type '{model.config.model_type}' gives no attention weights, even with eager "
-            "attention. Use another model for this view."
-        )
-    return np.stack([_row(weights, len(ids)) for weights in attentions])
+
+    def __init__(self, model: PreTrainedModel, ids: Sequence[int]) -> None:
+        """Nothing is computed.
+
+        Args:
+            model: a causal model in eval mode; its attention is what it was after each call.
+            ids: at least one token, at most the model's context.
+
+        Raises:
+            UserError: the model is an encoder, or the architecture table does not describe it.
+            ValueError: there are no ids, or the model is in training mode.
+        """
+        check_causal(model.config)
+        if not ids:
+            raise ValueError("there is no token whose attention could be read")
+        if model.training:
+            raise ValueError("the model is in training mode; call model.eval() first")
+        self._model, self._ids = model, list(ids)
+        self._cache: Any = None  # the model's own class
+        self._n_read = 0
+
+    @property
+    def n_pieces(self) -> int:
+        """See above."""
+        return -(-(len(self._ids) - 1 - self._n_read) // PIECE_TOKENS)
+
+    @torch.no_grad()
+    def read_piece(self) -> None:
+        """Read the next tokens; the last one of the text is not among them."""
+        end = min(self._n_read + PIECE_TOKENS, len(self._ids) - 1)
+        if end > self._n_read:
+            output = forward_piece(self._model, self._ids[self._n_read : end], self._cache)
+            self._cache, self._n_read = output.past_key_values, end
+
+    @torch.no_grad()
+    def row(self) -> NDArray[np.float32]:
+        """The attention weights with the last token as query; what is unread is read before.
+
+        The reading is used up: its KV cache is let go.
+
+        Returns:
+            `[layer, head, key]` float32, a key per token; each row sums to 1. Keys outside of a
+            sliding window have weight 0.
+
+        Raises:
+            UserError: the model's attention gives no weights.
+        """
+        while self.n_pieces:
+            self.read_piece()
+        model, cache, n_keys = self._model, self._cache, len(self._ids)
+        self._cache, self._n_read = None, 0
+        with _eager(model), _without_more_hooks(model):
+            last = self._ids[-1:]
+            attentions = forward_piece(model, last, cache, output_attentions=True).attentions
+        if not attentions or any(weights is None for weights in attentions):
+            raise UserError(
+                f"model_type '{model.config.model_type}' gives no attention weights, even with "
+                "eager attention. Use another model for this view."
+            )
+        return np.stack([_row(weights, n_keys) for weights in attentions])
 
 
 def _row(weights: Tensor, n_keys: int) -> NDArray[np.float32]:

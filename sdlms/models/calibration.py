@@ -31,6 +31,19 @@ class DeviceMemory(NamedTuple):
     peak_bytes: int
 
 
+def size_bytes(text: str) -> int:
+    """Bytes of a size such as `500MB`; GB are powers of 1000, GiB of 1024.
+
+    Raises:
+        ValueError: it is misspelt, or a share (`10%`).
+    """
+    match = SIZE.fullmatch(text)
+    if match is None or match[2] == "%":
+        raise ValueError(f"'{text}' is no size")
+    unit = match[2].lower()
+    return int(float(match[1]) * (1024 if "i" in unit else 1000) ** EXPONENTS[unit[0]])
+
+
 def check_free_memory(free_memory: str) -> None:
     """Check the spelling of `--free-memory`, before any device is known.
 
@@ -50,19 +63,15 @@ def check_free_memory(free_memory: str) -> None:
 def bytes_to_leave(free_memory: str, total_bytes: int) -> int:
     """What `--free-memory` means on a device of `total_bytes`; `auto`: 8 GB, but at most 10 %.
 
-    GB are powers of 1000, GiB of 1024.
-
     Raises:
         UserError: it is misspelt, or more than the device has.
     """
     check_free_memory(free_memory)
-    match = SIZE.fullmatch(free_memory)
-    if match is None:
+    if free_memory == AUTO:
         return min(AUTO_BYTES, int(AUTO_FRACTION * total_bytes))
-    number, unit = float(match[1]), match[2].lower()
-    if unit == "%":
-        return int(number / 100 * total_bytes)
-    leave = int(number * (1024 if "i" in unit else 1000) ** EXPONENTS[unit[0]])
+    if free_memory.endswith("%"):
+        return int(float(free_memory.removesuffix("%")) / 100 * total_bytes)
+    leave = size_bytes(free_memory)
     if leave >= total_bytes:
         raise UserError(
             f"--free-memory {free_memory}: the device has {total_bytes / 1e9:.1f} GB in all. "

@@ -6,7 +6,7 @@ Forward hooks take them from the forward that generates.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +33,19 @@ class Step(NamedTuple):
 class Decoder:
     """One text in one causal model, and its KV cache.
 
-        with Decoder(model) as decoder:
-            step = decoder.extend(prompt)
-            step = decoder.extend([sample(step.logits, sampling, generator)])
+        decoder = Decoder(model)
+        step = decoder.extend(prompt)
+        step = decoder.extend([sample(step.logits, sampling, generator)])
 
     Attributes:
         ids: the tokens that the KV cache holds; read only.
     """
 
-    def __init__(self, model: PreTrainedModel, piece_tokens: int = PIECE_TOKENS) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         """A decoder that holds no text.
 
         Args:
             model: a causal model in eval mode; it is not changed.
-            piece_tokens: longest input of one forward; longer ones are cut.
 
         Raises:
             UserError: the model is an encoder, or the architecture table does not describe it.
@@ -58,7 +57,6 @@ class Decoder:
         self._model = model
         self._blocks = blocks_of(cast("PreTrainedModel", model.base_model))
         self._d_model = n_units(model.config, "resid_post")
-        self._piece_tokens = piece_tokens
         self._cache: Any = None  # the model's own class
         self.ids: list[int] = []
 
@@ -70,16 +68,6 @@ class Decoder:
     def reset(self) -> None:
         """Forget the text and its KV cache."""
         self._cache, self.ids = None, []
-
-    def close(self) -> None:
-        """Let go of the KV cache. The decoder can be used again."""
-        self.reset()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def missing(self, prompt: Sequence[int]) -> list[int]:
         """What of a prompt has still to be read; what is held stays only if it is its beginning.
@@ -97,12 +85,13 @@ class Decoder:
 
     @torch.no_grad()
     def extend(self, ids: Sequence[int]) -> Step:
-        """Read more tokens.
+        """Read more tokens, in one forward.
 
         Where it raises, the decoder holds nothing any more, and no hook remains.
 
         Args:
-            ids: at least one; together with those held at most the model's context.
+            ids: at least one; together with those held at most the model's context. Cut a long
+                text into pieces of `PIECE_TOKENS`, for each of which memory is taken.
 
         Returns:
             The logits after the last one, and the states of all of them.
@@ -114,21 +103,13 @@ class Decoder:
             raise ValueError("nothing to extend: there are no ids")
         shape = (len(ids), len(self._blocks) + 1, self._d_model)
         states = torch.empty(shape, dtype=self._model.dtype, device=input_device(self._model))
-        for first in range(0, len(ids), self._piece_tokens):
-            piece = list(ids[first : first + self._piece_tokens])
-            logits = self._read(piece, states[first : first + len(piece)])
-        return Step(logits.float(), states)
-
-    def _read(self, piece: list[int], states: Tensor) -> Tensor:
-        """One forward: fills `states`, gives the logits after the last token."""
         cache, held = self._cache, self.ids
         self.reset()  # a forward that fails leaves the cache half written
         with _kept(self._blocks, states):
-            output = forward_piece(self._model, piece, cache)
-        held.extend(piece)
+            output = forward_piece(self._model, ids, cache)
+        held.extend(ids)
         self._cache, self.ids = output.past_key_values, held
-        logits: Tensor = output.logits[0, -1]
-        return logits
+        return Step(output.logits[0, -1].float(), states)
 
 
 def forward_piece(

@@ -8,6 +8,8 @@ from torch import Tensor
 from sdlms.errors import UserError
 
 N_LIKELY = 1024
+HOTTEST = 100  # temperature
+LONGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +34,11 @@ class Sampling:
         Raises:
             UserError: a value is outside its range.
         """
-        if not 0 <= self.temperature <= 100:
-            raise UserError(f"temperature must be in [0, 100], got {self.temperature}.")
+        if not 0 <= self.temperature <= HOTTEST:
+            raise UserError(f"temperature must be in [0, {HOTTEST}], got {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be in (0, 1], got {self.top_p}.")
-        if not 0 <= self.seed < 2**63:
+        if not 0 <= self.seed <= LONGEST_SEED:
             raise UserError(f"seed must be in [0, 2^63), got {self.seed}.")
         if self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}.")

@@ -90,12 +90,24 @@ def tokenize(
         budget: how much of each task is kept.
 
     Raises:
-        UserError: a task's first document alone exceeds the budget.
+        UserError: a task's first document alone exceeds the budget; the longest such is named.
     """
     tokenizer.truncation_side = "right"
     kept: list[_Encoded] = []
+    missed: dict[str, int] = {}
     for texts in tasks:
-        kept.extend(_within_budget(tokenizer, _shuffled(texts, budget.seed), context, budget))
+        own, n_wanted = _within_budget(
+            tokenizer, _shuffled(texts, budget.seed), context, budget.max_tokens
+        )
+        kept.extend(own)
+        if not own:
+            missed[texts[0].task] = n_wanted
+    if missed:
+        task = max(missed, key=missed.__getitem__)
+        raise UserError(
+            f"{budget.flag} {budget.max_tokens}: the first document of task '{task}' has "
+            f"{missed[task]} tokens. Allow at least that many."
+        )
     return _tokens(tokenizer, kept, budget)
 
 
@@ -189,22 +201,17 @@ def _shuffled(texts: Sequence[Text], seed: int) -> list[Text]:
 
 
 def _within_budget(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Text], context: int, budget: Budget
-) -> list[_Encoded]:
-    """Whole documents until the next would exceed the budget."""
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Text], context: int, max_tokens: int
+) -> tuple[list[_Encoded], int]:
+    """Whole documents until the next would exceed the budget, and the tokens with that one."""
     kept: list[_Encoded] = []
     n_tokens = 0
     for item in _encoded(tokenizer, texts, context):
         n_tokens += len(item.ids)
-        if n_tokens > budget.max_tokens:
+        if n_tokens > max_tokens:
             break
         kept.append(item)
-    if not kept:
-        raise UserError(
-            f"{budget.flag} {budget.max_tokens}: the first document of task '{texts[0].task}' has "
-            f"{n_tokens} tokens. Allow at least that many."
-        )
-    return kept
+    return kept, n_tokens
 
 
 def _encoded(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sdlms.command import ComputeConfig
 from sdlms.lens import settings
-from sdlms.lens.settings import LOGIT, TUNED, TUNED_FOLDER
+from sdlms.lens.settings import TUNED_FOLDER
 from sdlms.lens.states import states_of
 from sdlms.models.architectures import n_layers, n_units
 from sdlms.models.layers import ALL, check_layers, layers_of
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from sdlms.lens.streaming import Measuring
     from sdlms.lens.study import Study
-    from sdlms.lens.translators import TrainingText
     from sdlms.lens.tuned import Tuned
+    from sdlms.lens.tuned_source import TrainingText
     from sdlms.models.inputs import Inputs
     from sdlms.models.loading import ModelSource
     from sdlms.models.tokens import Budget
@@ -128,7 +128,7 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     """Check every setting and input; read and tokenise the documents."""
     from sdlms.lens.study import Study
     from sdlms.lens.targets import targets_of
-    from sdlms.lens.translators import find_tuned
+    from sdlms.lens.tuned_source import find_tuned
     from sdlms.models.architectures import check_causal, text_config
     from sdlms.models.inputs import read_model
     from sdlms.models.loading import load_tokenizer
@@ -160,15 +160,18 @@ def _plan(config: Config, out: RunWriter) -> Plan:
 
 def _decisions(config: Config, model_config: "PreTrainedConfig") -> dict[str, Any]:
     """What `auto` means on this machine, decided by capability."""
+    from sdlms.lens.backends import decided_backend
     from sdlms.lens.unembedding import unembed_dtype_for
     from sdlms.models.batching import DEFAULT_BUDGET
-    from sdlms.models.device import decisions, device_of
+    from sdlms.models.device import decisions, device_of, dtype_of
 
     device = device_of(config.device)
+    unembed = unembed_dtype_for(config.unembed, device, model_config)
     return {
         **decisions(device, config.dtype, config.threads),
         "batch_tokens": config.batch_tokens or DEFAULT_BUDGET[device.type],
-        "unembed": unembed_dtype_for(config.unembed, device, model_config),
+        "unembed": unembed,
+        **decided_backend(unembed, dtype_of(config.dtype, device)),
     }
 
 
@@ -185,7 +188,7 @@ def _read(
 
 def _training(config: Config, inputs: "Inputs") -> "TrainingText":
     """The text of `--tuned`, without what is measured; all its positions are learned from."""
-    from sdlms.lens.translators import training_text
+    from sdlms.lens.tuned_source import training_text
     from sdlms.models.tokens import Budget
 
     tasks = load_tasks(config.tuned_tasks, None, config.field, "--tuned-tasks")
@@ -206,6 +209,7 @@ def _load(config: Config, plan: Plan, out: RunWriter) -> "Measuring":
     """Load the model, train its lens where that is asked for, and get ready to measure."""
     from sdlms.lens.measuring import Lens
     from sdlms.lens.streaming import Measuring
+    from sdlms.lens.tuned import translators_of
     from sdlms.models.device import DTYPES, device_of, set_threads
     from sdlms.models.loading import load_causal_model
 
@@ -213,17 +217,15 @@ def _load(config: Config, plan: Plan, out: RunWriter) -> "Measuring":
     set_threads(decided["threads"])
     device = device_of(decided["device"])
     model = load_causal_model(study.inputs.source, DTYPES[decided["dtype"]], device)
-    lenses: dict[str, Tuned | None] = {LOGIT: None}
-    if study.saved is not None:
-        lenses[TUNED] = study.saved[1].to(device)
+    tuned = None if study.saved is None else study.saved[1]
     if study.training is not None:
         with out.phase("tuning"):
-            lenses[TUNED] = _train(config, plan, study.training, model, out).to(device)
+            tuned = _train(config, plan, study.training, model, out)
     earlier = out.events("batch_halved")
     return Measuring(
         model=model,
-        lens=Lens(model, study.n_top, decided["unembed"]),
-        lenses=lenses,
+        lens=Lens(model, study.n_top, decided["unembed"], backend=decided.get("backend", "auto")),
+        lenses=translators_of(None if tuned is None else tuned.to(device)),
         states=study.states,
         pins=[target.token_id for target in study.targets],
         budget=earlier[-1]["batch_tokens"] if earlier else decided["batch_tokens"],
@@ -236,14 +238,14 @@ def _train(
     config: Config, plan: Plan, text: "TrainingText", model: "PreTrainedModel", out: RunWriter
 ) -> "Tuned":
     """The lens of `--tuned`, saved into the run."""
-    from sdlms.lens.translators import Places, trained
+    from sdlms.lens.tuned_source import Places, trained
     from sdlms.lens.tuning import TuningSettings
 
     how = TuningSettings(
         steps=config.tuned_steps,
         step_tokens=STEP_TOKENS,
         seed=config.seed,
-        on_halved=lambda rows: out.event("tuning_halved", rows=rows),
+        on_halved=lambda what, left: out.event("tuning_halved", what=what, count=left),
     )
     places = Places(out.path / TUNED_FOLDER, out.scratch)
     tuned = trained(model, text, how, places, plan.study.record)

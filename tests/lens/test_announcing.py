@@ -8,9 +8,9 @@ import torch
 
 from sdlms.lens.announcing import announce
 from sdlms.lens.study import Study
-from sdlms.lens.translators import Saved, TrainingText
 from sdlms.lens.tuned import Tuned
 from sdlms.lens.tuned_files import write_tuned
+from sdlms.lens.tuned_source import Saved, TrainingText
 from sdlms.models.device import decisions
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter

@@ -145,10 +145,3 @@ def test_tied_and_untied_weights_are_left_alone() -> None:
         torch.randn(2, 2, D_MODEL), torch.zeros(2, 1, dtype=torch.long), 3
     )
     assert torch.equal(weight, before)
-
-
-def test_the_copy_is_in_bfloat16() -> None:
-    model = head_model("gpt2", D_MODEL, D_VOCAB)
-    copies = FastUnembedding(model)._copies
-    assert copies.dtype == torch.bfloat16
-    assert copies.numel() <= 1.35 * D_VOCAB * D_MODEL

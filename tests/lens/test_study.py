@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sdlms.lens.study import Study
-from sdlms.lens.translators import Saved, TrainingText
 from sdlms.lens.tuned import Tuned
 from sdlms.lens.tuned_files import write_tuned
+from sdlms.lens.tuned_source import Saved, TrainingText
 from sdlms.models.token_texts import token_text
 from sdlms.storage.lens_file import LensReader, create_lens
 from tests.lens.studies import ROWS, small_study

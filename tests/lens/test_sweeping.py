@@ -26,6 +26,7 @@ class Known:
 
     def __init__(self, logits: Tensor, tiling: Tiling) -> None:
         self._logits, self._tiling = logits, tiling
+        self.steps = torch.zeros(tiling.n_tiles)
 
     def tile(self, number: int, out: Tensor) -> Tensor:
         found = self._logits[:, self._tiling.columns(number)]

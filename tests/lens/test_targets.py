@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from sdlms.errors import UserError
 from sdlms.lens.targets import Target, targets_of
 from tests.conftest import TOKENIZER
+from tests.models.word_tokenizers import KINDS, word_tokenizer
 
 BYTES = AutoTokenizer.from_pretrained(TOKENIZER)
 WORDS = PreTrainedTokenizerFast(
@@ -47,3 +48,32 @@ def test_what_the_vocabulary_lacks_is_refused() -> None:
         targets_of(WORDS, 2, ["river"])
     with pytest.raises(UserError, match="--target ' ' is no token"):
         targets_of(WORDS, 3, [" "])
+
+
+SPACED = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "words"])
+
+
+@SPACED
+def test_a_word_is_what_stands_in_running_text(kind: str) -> None:
+    tokenizer = word_tokenizer(kind)
+    found = targets_of(tokenizer, len(tokenizer), [" Paris", "Paris", " on", "s"])
+    for target, before in zip(found, ("x", "(", "x", "Paris"), strict=True):
+        document = tokenizer(f"{before}{target.text}")["input_ids"]
+        assert target.token_id == document[-1]
+    assert len({target.token_id for target in found}) == 4
+
+
+@SPACED
+@pytest.mark.parametrize(("text", "meant"), [("on", " on"), (" s", "s")])
+def test_the_hint_names_what_is_one_token(kind: str, text: str, meant: str) -> None:
+    tokenizer = word_tokenizer(kind)
+    with pytest.raises(UserError, match=rf"is 2 tokens: .* Did you mean '{meant}'\?$"):
+        targets_of(tokenizer, len(tokenizer), [text])
+    assert targets_of(tokenizer, len(tokenizer), [meant])
+
+
+@SPACED
+def test_pieces_are_shown_with_their_spaces(kind: str) -> None:
+    tokenizer = word_tokenizer(kind)
+    with pytest.raises(UserError, match="is 3 tokens: ' Paris', ' o', 'x'\\. Name"):
+        targets_of(tokenizer, len(tokenizer), [" Paris ox"])

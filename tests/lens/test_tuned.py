@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sdlms.lens.states import State, states_of
-from sdlms.lens.tuned import Tuned
+from sdlms.lens.tuned import Tuned, translators_of
 
 
 def random_lens(n_layers: int, d_model: int, seed: int = 0) -> Tuned:
@@ -60,3 +60,10 @@ def test_float16_states_are_translated_in_float32() -> None:
     translated = lens.to(torch.device("cpu")).translate(resid, states_of(2, range(2)))
     assert translated.dtype == torch.float32
     torch.testing.assert_close(translated, lens.translate(resid.float(), states_of(2, range(2))))
+
+
+def test_translators_go_before_the_lenses_that_need_them() -> None:
+    tuned = Tuned(torch.zeros(2, 3, 3), torch.zeros(2, 3))
+    assert translators_of(None) == {"logit": None}
+    assert list(translators_of(tuned)) == ["logit", "tuned"]
+    assert translators_of(tuned)["logit"] is None and translators_of(tuned)["tuned"] is tuned

@@ -111,7 +111,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"d_model": 8}, "of width 8"),
+        ({"d_model": 8}, "of width 8; .* Train one: sdlms logit-lens --tuned"),
         ({"num_hidden_layers": 3}, "3 layers"),
         ({"lens_type": "spline"}, "'spline' is unknown"),
         ({"format": "sdlms tuned lens", "version": 2}, "version 2"),

@@ -1,5 +1,7 @@
 """Training of translators: against torch's own loop, better than the logit lens, resumed alike."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from sdlms.lens.tuned import Tuned
 from sdlms.lens.tuning import (
     CHECKPOINT_STEPS,
     LARGEST_GRADIENT,
+    Halved,
     TuningSettings,
     rate_of,
     train_tuned,
@@ -42,7 +45,7 @@ def random_rows(n_documents: int, seed: int = 0) -> Rows:
 
 
 def settings(steps: int, step_tokens: int = 60) -> TuningSettings:
-    return TuningSettings(steps, step_tokens, seed=3, on_halved=lambda rows: None)
+    return TuningSettings(steps, step_tokens, seed=3, on_halved=lambda what, left: None)
 
 
 def mean_kl(lens: Tuned | None, rows: Rows) -> np.ndarray:
@@ -143,7 +146,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
 def test_another_seed_sees_other_batches(tmp_path: Path) -> None:
     rows = random_rows(12)
     one = train_tuned(MODEL, rows, settings(2), tmp_path / "one")
-    other = TuningSettings(2, 60, seed=4, on_halved=lambda rows: None)
+    other = TuningSettings(2, 60, seed=4, on_halved=lambda what, left: None)
     two = train_tuned(MODEL, rows, other, tmp_path / "two")
     assert not torch.equal(one.weight, two.weight)
 
@@ -155,22 +158,78 @@ def test_text_without_tokens_to_learn_from_is_one_line(tmp_path: Path) -> None:
         train_tuned(MODEL, rows, settings(1), tmp_path)
 
 
-def test_out_of_memory_halves_the_rows_and_gives_the_same(
+Told = list[tuple[Halved, int]]
+
+
+def trained_with(rows: Rows, folder: Path) -> tuple[Tuned, Told]:
+    """Two steps of one batch that holds all documents, and what was said of the memory."""
+    told: Told = []
+    how = TuningSettings(2, 10_000, seed=3, on_halved=lambda *said: told.append(said))
+    return train_tuned(MODEL, rows, how, folder), told
+
+
+def same(found: Tuned, whole: Tuned) -> None:
+    """But for rounding."""
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def refuse_many_rows(model: object, resid: torch.Tensor) -> torch.Tensor:
+    if len(resid) > 20:
+        raise torch.OutOfMemoryError("out of memory")
+    return logits_of(MODEL, resid)
+
+
+@contextmanager
+def little_memory(most_tokens: int) -> Iterator[None]:
+    """A forward pass of more tokens fails."""
+
+    def refuse(
+        module: nn.Module, args: tuple[object, ...], kwargs: dict[str, torch.Tensor]
+    ) -> None:
+        if kwargs["input_ids"].numel() > most_tokens:
+            raise torch.OutOfMemoryError("out of memory")
+
+    hook = MODEL.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_out_of_memory_at_the_logits_halves_their_rows_and_gives_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, halved = random_rows(6), list[int]()
-    whole = train_tuned(MODEL, rows, settings(2, step_tokens=10_000), tmp_path / "whole")
+    rows = random_rows(6)
+    whole, _ = trained_with(rows, tmp_path / "whole")
+    monkeypatch.setattr(sdlms.lens.tuning, "logits_of", refuse_many_rows)
+    found, told = trained_with(rows, tmp_path / "halved")
+    assert told == [("rows", 128), ("rows", 64), ("rows", 32), ("rows", 16)]
+    same(found, whole)
 
-    def refuse_many(model: object, resid: torch.Tensor) -> torch.Tensor:
-        if len(resid) > 20:
-            raise torch.OutOfMemoryError("out of memory")
-        return logits_of(MODEL, resid)
 
-    monkeypatch.setattr(sdlms.lens.tuning, "logits_of", refuse_many)
-    told = TuningSettings(2, 10_000, seed=3, on_halved=halved.append)
-    found = train_tuned(MODEL, rows, told, tmp_path / "halved")
-    assert halved == [128, 64, 32, 16]
-    torch.testing.assert_close(found.weight, whole.weight, rtol=1e-3, atol=1e-5)
+def test_out_of_memory_in_the_forward_pass_halves_its_documents_and_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = random_rows(6)
+    whole, told = trained_with(rows, tmp_path / "whole")
+    assert not told
+    padded = 6 * int(rows.lengths.max())
+    with little_memory(padded // 2):
+        found, told = trained_with(rows, tmp_path / "halved")
+        assert told == [("tokens", padded // 2)]
+        assert f"--tuned takes {padded // 2} tokens in a forward pass" in caplog.text
+        monkeypatch.setattr(sdlms.lens.tuning, "logits_of", refuse_many_rows)
+        both, told = trained_with(rows, tmp_path / "both")
+    assert {what for what, _ in told} == {"rows", "tokens"}
+    same(found, whole)
+    same(both, whole)
+
+
+def test_a_document_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    rows = random_rows(6)
+    with little_memory(4), pytest.raises(UserError, match="out of memory on a single document"):
+        trained_with(rows, tmp_path)
 
 
 def test_measured_documents_are_left_out() -> None:

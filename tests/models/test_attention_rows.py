@@ -8,10 +8,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sdlms.errors import UserError
 from sdlms.models import attention_rows
-from sdlms.models.attention_rows import attention_row
+from sdlms.models.attention_rows import AttentionReading
 from tests.models.tiny_models import EVERY_CAUSAL_CASE, INPUT_IDS, config_of, random_model
 
 IDS = INPUT_IDS[0].tolist()
+
+
+def attention_row(model: PreTrainedModel, ids: list[int]) -> NDArray[np.float32]:
+    return AttentionReading(model, ids).row()
 
 
 def implementations(model: PreTrainedModel) -> list[str]:
@@ -50,6 +54,29 @@ def test_a_long_prefix_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("gemma2", "gpt2"):
         row = attention_row(random_model(name, AutoModelForCausalLM), IDS)
         np.testing.assert_allclose(row, full_rows(name, IDS), rtol=0, atol=2e-6)
+
+
+def test_no_call_reads_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_rows, "PIECE_TOKENS", 3)
+    model = random_model("gpt2", AutoModelForCausalLM)
+    n_forwards = 0
+
+    def count(*_: object) -> None:
+        nonlocal n_forwards
+        n_forwards += 1
+
+    whole = attention_row(model, IDS)
+    handle = model.register_forward_hook(count)
+    reading = AttentionReading(model, IDS)
+    n_pieces = reading.n_pieces
+    assert n_pieces == -(-(len(IDS) - 1) // 3) > 1
+    for n_read in range(n_pieces):
+        assert (reading.n_pieces, n_forwards) == (n_pieces - n_read, n_read)
+        reading.read_piece()
+    np.testing.assert_array_equal(reading.row(), whole)
+    handle.remove()
+    assert n_forwards == n_pieces + 1
+    assert AttentionReading(model, IDS[:1]).n_pieces == 0
 
 
 def test_keys_outside_of_the_window_have_no_weight() -> None:

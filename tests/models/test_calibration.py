@@ -13,6 +13,7 @@ from sdlms.models.calibration import (
     bytes_to_leave,
     check_free_memory,
     measured_budget,
+    size_bytes,
 )
 
 GB = 10**9
@@ -35,6 +36,19 @@ GB = 10**9
 def test_what_is_left_free(free_memory: str, expected: int) -> None:
     check_free_memory(free_memory)
     assert bytes_to_leave(free_memory, 140 * GB) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1kB", 1_000), ("1 KiB", 1024), ("1.5gb", 1.5 * GB), ("2TB", 2000 * GB)]
+)
+def test_sizes_are_powers_of_1000_and_with_an_i_of_1024(text: str, expected: int) -> None:
+    assert size_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["10%", "auto", "1", "", "1e3MB"])
+def test_what_is_no_size_has_no_bytes(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        size_bytes(text)
 
 
 def test_auto_leaves_a_small_card_most_of_its_memory() -> None:

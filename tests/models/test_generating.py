@@ -39,28 +39,27 @@ def assert_near(actual: Tensor, expected: Tensor) -> None:
 
 
 @EVERY_CAUSAL_CASE
-@pytest.mark.parametrize("piece_tokens", [512, 2])
-@pytest.mark.parametrize("extensions", [(5, 1, 1, 1, 1), (3, 6)])
-def test_steps_are_one_forward(name: str, piece_tokens: int, extensions: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("extensions", [(5, 1, 1, 1, 1), (3, 6), (2, 2, 2, 2, 1)])
+def test_steps_are_one_forward(name: str, extensions: tuple[int, ...]) -> None:
     model = causal(name)
     logits, states = plain_logits(model, IDS), plain_states(model, IDS)
-    with Decoder(model, piece_tokens) as decoder:
-        for n_new in extensions:
-            first = decoder.n_tokens
-            step = decoder.extend(IDS[first : first + n_new])
-            assert_near(step.logits, logits[first + n_new - 1])
-            assert_near(step.states, states[first : first + n_new])
-            assert decoder.ids == IDS[: first + n_new]
+    decoder = Decoder(model)
+    for n_new in extensions:
+        first = decoder.n_tokens
+        step = decoder.extend(IDS[first : first + n_new])
+        assert_near(step.logits, logits[first + n_new - 1])
+        assert_near(step.states, states[first : first + n_new])
+        assert decoder.ids == IDS[: first + n_new]
 
 
 @EVERY_CAUSAL_CASE
 def test_the_lens_of_the_last_state_is_the_prediction(name: str) -> None:
     model = causal(name)
-    with Decoder(model) as decoder:
-        decoder.extend(IDS[:5])
-        for token_id in IDS[5:]:
-            step = decoder.extend([token_id])
-            assert_near(logits_of(model, step.states[:, -1])[0], step.logits)
+    decoder = Decoder(model)
+    decoder.extend(IDS[:5])
+    for token_id in IDS[5:]:
+        step = decoder.extend([token_id])
+        assert_near(logits_of(model, step.states[:, -1])[0], step.logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -73,8 +72,8 @@ def test_logits_are_made_for_the_last_token_only() -> None:
     model = causal("gpt2")
     shapes = []
     model.lm_head.register_forward_hook(lambda _, __, logits: shapes.append(tuple(logits.shape)))
-    Decoder(model, piece_tokens=4).extend(IDS)
-    assert shapes == [(1, 1, 50)] * 3
+    Decoder(model).extend(IDS)
+    assert shapes == [(1, 1, 50)]
 
 
 def n_hooks(model: nn.Module) -> int:
@@ -102,12 +101,6 @@ def test_what_is_held_serves_prompts_that_begin_with_it() -> None:
     assert decoder.ids == []
     decoder.extend(IDS)
     assert decoder.missing(IDS) == IDS  # the logits behind it are gone
-
-
-def test_closed_decoders_hold_nothing() -> None:
-    with Decoder(causal("gpt2")) as decoder:
-        decoder.extend(IDS)
-    assert decoder.n_tokens == 0
 
 
 def test_refuses_what_it_cannot_decode() -> None:

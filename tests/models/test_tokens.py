@@ -108,6 +108,14 @@ def test_a_budget_below_the_first_document_is_an_error(tokenizer: Tokenizer) -> 
         tokenize(tokenizer, [texts("a", 3)], CONTEXT, budget(2))
 
 
+def test_what_is_asked_for_is_enough_for_every_task(tokenizer: Tokenizer) -> None:
+    tasks = [texts("a", 1), [Text("b0", "b", "the " * 20)], texts("c", 1)]
+    with pytest.raises(UserError, match=r"of task 'b' has \d+ tokens") as error:
+        tokenize(tokenizer, tasks, CONTEXT, budget(2))
+    enough = int(str(error.value).split(" has ")[1].split()[0])
+    assert tokenize(tokenizer, tasks, CONTEXT, budget(enough)).rows.n_documents == 3
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 400))
 def test_a_sample_is_whole_documents_within_its_limit(lengths: list[int], limit: int) -> None:
     array = np.array(lengths)

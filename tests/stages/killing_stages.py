@@ -23,7 +23,7 @@ from sdlms.acts import opening  # noqa: F401
 from sdlms.cli import main
 from sdlms.dynamic import reading, sweeps, writing  # noqa: F401
 from sdlms.explorer import tokens  # noqa: F401
-from sdlms.lens import announcing, streaming, tables, text_ends, translators  # noqa: F401
+from sdlms.lens import announcing, streaming, tables, text_ends, tuned_source  # noqa: F401
 from sdlms.probes import mass_mean, sweep, training  # noqa: F401
 from sdlms.runs.reading import Run, list_runs
 from sdlms.runs.writing import RunOptions  # noqa: F401

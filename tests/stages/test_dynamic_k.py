@@ -14,8 +14,8 @@ from sdlms.dynamic.doubts import continued_fraction
 from sdlms.dynamic.settings import LEAST_PROMPT
 from sdlms.dynamic.tables import COLUMNS, CRITICAL_COLUMNS, TIMED
 from sdlms.dynamic.windows import WindowSettings
-from sdlms.models.gating import building
 from sdlms.models.gating.rules import RULES
+from sdlms.models.kernels import building
 from sdlms.runs.reading import Run
 from tests.stages.gating_runs import (
     FAST,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.models.gating import building
+from sdlms.models.kernels import building
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from tests.conftest import save_tiny_model

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sdlms.errors import UserError
-from sdlms.models.gating.building import NoKernelError
 from sdlms.models.gating.compiled import Compiled
 from sdlms.models.gating.torch_rows import Torch
+from sdlms.models.kernels.building import NoKernelError
 
 BackendName = Literal["auto", "torch", "compiled"]
 

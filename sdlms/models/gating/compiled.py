@@ -6,15 +6,20 @@ Only sizes and addresses cross into C. All checks are made here, before.
 import ctypes
 import threading
 from ctypes import c_float, c_int, c_int32, c_int64, c_long, c_void_p
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sdlms.models.gating.building import Element, NoKernelError, kernel
-from sdlms.models.gating.pool import pool_addresses
+from sdlms.models.kernels.building import NoKernelError, Source, kernel
+from sdlms.models.kernels.pool import give_threads
 
-ELEMENTS: dict[torch.dtype, Element] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+ROWS = Path(__file__).with_name("rows.c")
+SOURCES = {
+    torch.float32: Source("rows-float32", ROWS),
+    torch.bfloat16: Source("rows-bfloat16", ROWS, ("-DBFLOAT16",)),
+}
 
 
 class _Product(ctypes.Structure):
@@ -45,16 +50,13 @@ class Compiled:
     name = "compiled"
 
     def __init__(self, dtype: torch.dtype) -> None:
-        if dtype not in ELEMENTS:
-            known = " and ".join(ELEMENTS.values())
+        if dtype not in SOURCES:
+            known = " and ".join(str(one)[6:] for one in SOURCES)
             raise NoKernelError(f"the kernel knows {known}, not {str(dtype)[6:]}")
         self._dtype = dtype
         self._scratch = _Scratch()
-        library = kernel(ELEMENTS[dtype])
-        addresses = pool_addresses()
-        self.shares_threads = addresses is not None
-        if addresses:
-            library.set_pool(*(c_void_p(address) for address in addresses))
+        library = kernel(SOURCES[dtype])
+        self.shares_threads = give_threads(library)
         self._dots = library.all_dots
         self._dots.argtypes = [c_void_p] * 5 + [c_long, c_long, c_int]
         self._dots.restype = None

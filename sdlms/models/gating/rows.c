@@ -3,32 +3,18 @@
    Numbers are float32, or bfloat16 where BFLOAT16 is defined; sums are float32. A decoded token is
    bound by the bytes of the weights, so that everything here serves one aim: every core reads one
    row at a time, front to back, without waiting. Several rows at once are slower (more streams than
-   the core's prefetcher follows). Rows that do not lie side by side are fetched AHEAD rows early.
-
-   Threads are those of the OpenMP library that torch has loaded: a second pool would fight with it.
-   This file is compiled without -fopenmp and given the addresses (`set_pool`).
-
-   No -ffast-math: with gcc < 13 it makes the whole process flush denormals. Vectors are explicit. */
+   the core's prefetcher follows). Rows that do not lie side by side are fetched AHEAD rows early. */
 
 #include <math.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-#define AHEAD 4 /* rows */
-#define MOST_TURNS 20000 /* of waiting awake, about 0.2 ms */
-#define PIECES 2         /* of rows, per thread; of columns there are as many as threads */
-#define BYTES_OF_A_THREAD (1L << 20) /* for less, to wake another one costs more than it brings */
+#include "threads.h"
+#include "vectors.h"
 
-typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
+#define AHEAD 4  /* rows */
+#define PIECES 2 /* of rows, per thread; of columns there are as many as threads */
+#define BYTES_OF_A_THREAD (1L << 20) /* for less, to wake another one costs more than it brings */
 
 /* A block of WIDTH numbers is unpacked into vectors of floats. Of bfloat16 a block's even numbers
    come first, then its odd ones: a word of 32 bits holds one of each, and a shift or a mask unpacks
@@ -37,18 +23,8 @@ typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(2), may_al
 typedef uint16_t number;
 #define WIDTH (2 * LANES)
 #define PLACE(i) ((i) / 2 + (i) % 2 * LANES)
-static inline float to_float(number x) {
-    uint32_t word = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &word, sizeof value);
-    return value;
-}
-static inline number to_number(float value) { /* to nearest, ties to even, as torch does */
-    uint32_t word;
-    memcpy(&word, &value, sizeof word);
-    if (value != value) return 0x7fc0;
-    return (number)((word + 0x7fff + ((word >> 16) & 1)) >> 16);
-}
+static inline float to_float(number x) { return bfloat16_to_float(x); }
+static inline number to_number(float value) { return float_to_bfloat16(value); }
 #else
 typedef float number;
 #define WIDTH LANES
@@ -57,59 +33,11 @@ static inline float to_float(number x) { return x; }
 static inline number to_number(float value) { return value; }
 #endif
 
-/* ------------------------------------------------------------------------------------- threads */
-
-static void (*pool_run)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel */
-static int (*pool_size)(void);                                         /* omp_get_num_threads */
-
-void set_pool(void *run, void *size) {
-    memcpy(&pool_run, &run, sizeof run);
-    memcpy(&pool_size, &size, sizeof size);
-}
-
-static long share(long n, long part, long n_parts) { return n * part / n_parts; }
-
 static int useful_threads(int n_threads, long n_rows, long n_columns) {
     long n_bytes = n_rows * n_columns * (long)sizeof(number);
     long most = pool_run ? (n_bytes + BYTES_OF_A_THREAD - 1) / BYTES_OF_A_THREAD : 1;
     if (most < 1) return 1;
     return most < n_threads ? (int)most : n_threads;
-}
-
-/* Pieces of work are taken by whoever is awake: a thread that sleeps needs 0.1 ms to wake up on a
-   virtual machine, by which time the first has done a third of the work. What a piece computes does
-   not depend on who takes it. */
-typedef struct {
-    void (*piece)(const void *job, long number);
-    const void *job;
-    long n_pieces;
-    atomic_long next;
-    atomic_int n_done; /* threads */
-} Work;
-
-static void wait_awake(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
-/* Under OMP_WAIT_POLICY=PASSIVE whoever comes to the end of a team first falls asleep, and has to be
-   woken: so all come at once. The wait is bounded, for the others may have lost their core. */
-static void take_pieces(void *data) {
-    Work *w = data;
-    long number;
-    while ((number = atomic_fetch_add(&w->next, 1)) < w->n_pieces) w->piece(w->job, number);
-    int n_threads = pool_size();
-    atomic_fetch_add(&w->n_done, 1);
-    for (int turn = 0; turn < MOST_TURNS && atomic_load(&w->n_done) < n_threads; turn++)
-        wait_awake();
-}
-
-static void on_threads(void (*piece)(const void *, long), const void *job, long n_pieces,
-                       int n_threads) {
-    Work work = {piece, job, n_pieces, 0, 0};
-    if (n_threads > 1) pool_run(take_pieces, &work, (unsigned)n_threads, 0);
-    else for (long number = 0; number < n_pieces; number++) piece(job, number);
 }
 
 /* -------------------------------------------------------------------- every row: dot products */
@@ -120,14 +48,6 @@ typedef struct {
     number *out;
     long n_rows, n_columns, n_pieces;
 } Dots;
-
-static float total(floats sums) {
-    float parts[LANES];
-    memcpy(parts, &sums, sizeof parts);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
-    return parts[0];
-}
 
 static float dot(const number *row, const float *x, long n) {
     floats sums[2][2] = {{{0}}};

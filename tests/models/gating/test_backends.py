@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdlms.errors import UserError
 from sdlms.models.gating.backends import Backend, BackendName, backend_of
-from sdlms.models.gating.building import kernel
+from sdlms.models.kernels.building import kernel
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]

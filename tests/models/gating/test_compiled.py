@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdlms.models.gating.building import NoKernelError
 from sdlms.models.gating.compiled import Compiled
+from sdlms.models.kernels.building import NoKernelError
 
 ROWS, X, WEIGHTS = torch.randn(50, 20), torch.randn(50), torch.rand(50)
 

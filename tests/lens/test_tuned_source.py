@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sdlms.errors import UserError
-from sdlms.lens import translators
-from sdlms.lens.translators import Places, find_tuned, trained, training_text
+from sdlms.lens import tuned_source
 from sdlms.lens.tuned import Tuned
 from sdlms.lens.tuned_files import read_documents, write_tuned
+from sdlms.lens.tuned_source import Places, find_tuned, trained, training_text
 from sdlms.lens.tuning import TuningSettings
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
@@ -40,6 +40,14 @@ def test_a_folder_is_a_lens(tmp_path: Path) -> None:
     assert set(record["files"]) == {"config.json", "translators.safetensors"}
     write_tuned(tmp_path / "lens", Tuned(TUNED.weight + 1, TUNED.bias), RECORD)
     assert saved.record()["files"] != record["files"]
+
+
+def test_what_is_no_folder_is_said_to_be_none(tmp_path: Path) -> None:
+    write_tuned(tmp_path / "lens", TUNED, RECORD)
+    with pytest.raises(UserError, match=f"is a file. Name the folder of its lens: {tmp_path}/lens"):
+        find_tuned(tmp_path, str(tmp_path / "lens/config.json"))
+    with pytest.raises(UserError, match=r"--tuned-lens .*/absent: no such folder"):
+        find_tuned(tmp_path, str(tmp_path / "absent"))
 
 
 def test_a_run_that_trained_one_is_a_lens(tmp_path: Path) -> None:
@@ -86,13 +94,13 @@ def test_documents_that_are_measured_are_left_out() -> None:
 
 def test_a_lens_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("gpt_neox-parallel", AutoModelForCausalLM)
-    settings = TuningSettings(steps=2, step_tokens=20, seed=0, on_halved=lambda rows: None)
+    settings = TuningSettings(steps=2, step_tokens=20, seed=0, on_halved=lambda what, left: None)
     text = training_text(ROWS, [], [])
     (tmp_path / "scratch").mkdir()
     places = Places(tmp_path / "tuned_lens", tmp_path / "scratch")
     tuned = trained(model, text, settings, places, RECORD)
     assert read_documents(places.lens) == frozenset(ROWS.document_ids)
     assert (tuned.weight != 0).any()
-    monkeypatch.delattr(translators, "train_tuned")
+    monkeypatch.delattr(tuned_source, "train_tuned")
     again = trained(model, text, settings, places, RECORD)
     assert torch.equal(tuned.weight, again.weight) and torch.equal(tuned.bias, again.bias)

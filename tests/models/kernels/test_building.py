@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sdlms.models.gating import building
-from sdlms.models.gating.building import NoKernelError, compilers, kernel
+from sdlms.models.gating.compiled import ROWS
+from sdlms.models.kernels import building
+from sdlms.models.kernels.building import NoKernelError, Source, compilers, kernel
+
+FLOAT32, BFLOAT16 = Source("rows-float32", ROWS), Source("rows-bfloat16", ROWS, ("-DBFLOAT16",))
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +45,17 @@ def works(library: ctypes.CDLL) -> bool:
 
 
 def test_compiled_files_are_found_again(cache: Path) -> None:
-    assert works(kernel("float32")) and works(kernel("bfloat16"))
+    assert works(kernel(FLOAT32)) and works(kernel(BFLOAT16))
     made = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert len(made) == 2 and cache.stat().st_mode & 0o777 == 0o700
     forget()
-    assert works(kernel("float32")) and works(kernel("bfloat16"))
+    assert works(kernel(FLOAT32)) and works(kernel(BFLOAT16))
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == made
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "empty"])
 def test_damaged_file_is_made_anew(cache: Path, harm: str) -> None:
-    kernel("float32")
+    kernel(FLOAT32)
     [path] = cache.iterdir()
     whole = path.read_bytes()
     middle = len(whole) // 2
@@ -60,14 +63,15 @@ def test_damaged_file_is_made_anew(cache: Path, harm: str) -> None:
     path.unlink()  # the loaded one stays as it is
     path.write_bytes({"cut": whole[:middle], "changed": changed, "empty": b""}[harm])
     forget()
-    assert works(kernel("float32"))
+    assert works(kernel(FLOAT32))
     assert [found.read_bytes() for found in cache.iterdir()] == [whole]
 
 
 def test_two_processes_at_once(cache: Path) -> None:
     program = (
-        "from sdlms.models.gating.building import kernel\n"
-        "print(kernel('float32').largest_rows and kernel('bfloat16').largest_rows and 'both')"
+        "from sdlms.models.gating.compiled import SOURCES\n"
+        "from sdlms.models.kernels.building import kernel\n"
+        "print(all(kernel(source).largest_rows for source in SOURCES.values()) and 'both')"
     )
     command = [sys.executable, "-c", program]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -81,14 +85,14 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ziglang", None)  # as if it were not installed
     assert compilers() == []
     with pytest.raises(NoKernelError, match=r"^no C compiler was found \(\$CC, cc, gcc, clang"):
-        kernel("float32")
+        kernel(FLOAT32)
 
 
 def test_named_compiler_alone_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CC", f"'{tmp_path}/no such compiler' -m64")
     assert compilers() == [(f"{tmp_path}/no such compiler", "-m64")]
     with pytest.raises(NoKernelError, match="no such compiler cannot be run"):
-        kernel("float32")
+        kernel(FLOAT32)
 
 
 def test_compilers_of_the_path_come_before_ziglang(
@@ -120,7 +124,7 @@ def test_broken_compiler(
 ) -> None:
     monkeypatch.setenv("CC", compiler_script(tmp_path, lines))
     with pytest.raises(NoKernelError, match=reason) as stopped:
-        kernel("float32")
+        kernel(FLOAT32)
     assert "\n" not in str(stopped.value)
 
 
@@ -128,14 +132,14 @@ def test_next_compiler_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("CC", raising=False)
     Path(compiler_script(tmp_path, "exit 1")).rename(tmp_path / "cc")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert works(kernel("float32"))
+    assert works(kernel(FLOAT32))
 
 
 def test_slow_compiler_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(building, "LONGEST_SECONDS", 1)
     monkeypatch.setenv("CC", compiler_script(tmp_path, "exec sleep 60"))
     with pytest.raises(NoKernelError, match="took longer than 1 s"):
-        kernel("float32")
+        kernel(FLOAT32)
 
 
 def test_a_stopped_compiler_leaves_no_process(
@@ -146,7 +150,7 @@ def test_a_stopped_compiler_leaves_no_process(
     born = tmp_path / "born"
     monkeypatch.setenv("CC", compiler_script(tmp_path, f"sleep 60 & echo $! > {born}; wait"))
     with pytest.raises(NoKernelError, match="took longer than 1 s"):
-        kernel("float32")
+        kernel(FLOAT32)
     deadline = time.monotonic() + 5
     while is_running(int(born.read_text())) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -165,12 +169,12 @@ def test_a_failure_is_kept_until_the_compiler_is_another(
 ) -> None:
     calls = tmp_path / "calls"
     monkeypatch.setenv("CC", compiler_script(tmp_path, f"echo call >> {calls}; exit 1"))
-    for element in ("float32", "float32", "bfloat16"):
+    for source in (FLOAT32, FLOAT32, BFLOAT16):
         with pytest.raises(NoKernelError, match="exit code 1"):
-            kernel(element)
+            kernel(source)
     assert calls.read_text().split() == ["call"] * 2
     monkeypatch.delenv("CC")
-    assert works(kernel("float32"))
+    assert works(kernel(FLOAT32))
 
 
 def test_an_unreadable_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +182,7 @@ def test_an_unreadable_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         NoKernelError, match=r"^\$CC is \"gcc'\", no command \(No closing quotation"
     ):
-        kernel("float32")
+        kernel(FLOAT32)
 
 
 def test_relative_paths_are_those_of_the_callers_folder(
@@ -191,13 +195,13 @@ def test_relative_paths_are_those_of_the_callers_folder(
     Path(compiler_script(tmp_path, f'exec {real[0]} "$@"')).rename(tmp_path / "mine")
     monkeypatch.setenv("CC", "./mine -O1")
     assert compilers() == [(str(tmp_path / "mine"), "-O1")]
-    assert works(kernel("float32"))
+    assert works(kernel(FLOAT32))
     monkeypatch.delenv("CC")
     (tmp_path / "mine").rename(tmp_path / "cc")
     monkeypatch.setenv("PATH", os.pathsep.join([".", os.environ["PATH"]]))
     assert compilers()[0] == (str(tmp_path / "cc"),)
     forget()
-    assert works(kernel("float32"))
+    assert works(kernel(FLOAT32))
     assert len(list(cache.iterdir())) == 2
 
 
@@ -207,7 +211,7 @@ def test_folders_of_killed_processes_are_removed(cache: Path) -> None:
         (cache / name).mkdir()
         (cache / name / "rows.so").touch()
     os.utime(cache / "build-old", (0, time.time() - building.OLD_SECONDS - 1))
-    kernel("float32")
+    kernel(FLOAT32)
     assert [path.name for path in cache.glob("build-*")] == ["build-new"]
 
 
@@ -227,9 +231,11 @@ def test_without_a_cache_folder(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     program = (
-        "from sdlms.models.gating.building import kernel\n"
+        "from sdlms.models.gating.compiled import SOURCES\n"
+        "from sdlms.models.kernels.building import kernel\n"
         "from pathlib import Path\n"
-        f"print(kernel('float32').largest_rows and len(list(Path({str(temporary)!r}).iterdir())))"
+        "library = kernel(next(iter(SOURCES.values())))\n"
+        f"print(library.largest_rows and len(list(Path({str(temporary)!r}).iterdir())))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr

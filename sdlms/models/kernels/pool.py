@@ -1,8 +1,8 @@
-"""The threads of the kernel: those that torch's own operations run on.
+"""The threads of kernels: those that torch's own operations run on.
 
-A second pool of threads would fight with torch's for the cores. The kernel is given the addresses
-of four functions of the OpenMP library that torch has loaded; gcc's, LLVM's and Intel's have them
-all, under gcc's names.
+A second pool of threads would fight with torch's for the cores. A kernel is given the addresses
+of two functions of the OpenMP library that torch has loaded; gcc's, LLVM's and Intel's have
+both, under gcc's names.
 """
 
 import ctypes
@@ -29,8 +29,17 @@ def pool_addresses() -> Addresses | None:
             continue
         run, size = (address or 0 for address in found)
         return run, size
-    LOGGER.info("the kernel of gated MLPs runs on one thread: torch's threads are not OpenMP's")
+    LOGGER.info("compiled kernels run on one thread: torch's threads are not OpenMP's")
     return None
+
+
+def give_threads(library: ctypes.CDLL) -> bool:
+    """Let a kernel run on torch's threads; False where they cannot be shared."""
+    addresses = pool_addresses()
+    if addresses is None:
+        return False
+    library.set_pool(*(ctypes.c_void_p(address) for address in addresses))
+    return True
 
 
 def openmp_libraries() -> list[str]:

@@ -1,8 +1,8 @@
-"""Compile the kernel `rows.c` on demand, for this very processor, into the user's cache folder.
+"""Compile kernels in C on demand, for this very processor, into the user's cache folder.
 
-The name of a compiled file is made of everything that decides its content: source, element type,
-flags, compiler and processor. Its last 32 bytes are the sha256 of what comes before, for loading a
-damaged library can end the process.
+The name of a compiled file is made of everything that decides its content: source, headers, flags,
+compiler and processor. Its last 32 bytes are the sha256 of what comes before, for loading a damaged
+library can end the process.
 """
 
 import atexit
@@ -22,17 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from sdlms.errors import UserError
 from sdlms.storage.cache_folder import cache_folder
 
-Element = Literal["float32", "bfloat16"]
-
-SOURCE = Path(__file__).with_name("rows.c")
+HEADERS = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
-DEFINES: dict[Element, tuple[str, ...]] = {"float32": (), "bfloat16": ("-DBFLOAT16",)}
 NAMES = ("cc", "gcc", "clang")
 LONGEST_SECONDS = 60
 OLD_SECONDS = 3600  # of a folder that a compiler works in: its process was killed
@@ -43,29 +40,49 @@ class NoKernelError(Exception):
     """Why there is no compiled kernel here, in one line."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a kernel is made of, beside the headers of this package.
+
+    Attributes:
+        name: of the compiled file.
+        path: of the C file.
+        defines: flags of its own.
+    """
+
+    name: str
+    path: Path
+    defines: tuple[str, ...] = ()
+
+    def content(self) -> list[str]:
+        """Everything that a compiler reads."""
+        paths = [self.path, *sorted(HEADERS.glob("*.h"))]
+        return [path.read_text() for path in paths]
+
+
 @functools.cache
-def kernel(element: Element) -> ctypes.CDLL:
-    """The kernel for one element type, compiled now unless it was before.
+def kernel(source: Source) -> ctypes.CDLL:
+    """A kernel, compiled now unless it was before.
 
     Raises:
         NoKernelError: There is no compiler, it fails or takes too long, or the result cannot be
             loaded. The same compilers are not tried twice by a process.
     """
-    found = kernel_or_reason(element, tuple(compilers()))
+    found = kernel_or_reason(source, tuple(compilers()))
     if isinstance(found, str):
         raise NoKernelError(found)
     return found
 
 
 @functools.cache
-def kernel_or_reason(element: Element, commands: tuple[tuple[str, ...], ...]) -> ctypes.CDLL | str:
+def kernel_or_reason(source: Source, commands: tuple[tuple[str, ...], ...]) -> ctypes.CDLL | str:
     """The kernel by the first compiler that makes it, or what the first of all says."""
     if not commands:
         return f"no C compiler was found ($CC, {', '.join(NAMES)}, ziglang)"
     reasons: list[str] = []
     for command in commands:
         try:
-            return _kernel_by(command, element)
+            return _kernel_by(command, source)
         except NoKernelError as error:
             reasons.append(str(error))
     return reasons[0]
@@ -97,26 +114,26 @@ def _absolute(program: str) -> str:
     return str(Path(found).absolute()) if Path(found).name != found else program
 
 
-def _kernel_by(command: Sequence[str], element: Element) -> ctypes.CDLL:
+def _kernel_by(command: Sequence[str], source: Source) -> ctypes.CDLL:
     """What one compiler makes; from the cache folder where that can be used."""
     reason = ""
     for folder_of in (_own_folder, _folder_of_process):
         try:
             if folder := folder_of():
-                return _kernel_in(folder, command, element)
+                return _kernel_in(folder, command, source)
         except OSError as error:  # a full disk, a folder from which nothing may be executed
             reason = _first_line(str(error))
     raise NoKernelError(reason)
 
 
-def _kernel_in(folder: Path, command: Sequence[str], element: Element) -> ctypes.CDLL:
+def _kernel_in(folder: Path, command: Sequence[str], source: Source) -> ctypes.CDLL:
     """The compiled file of a folder, made now unless it is there and whole."""
-    arguments = (*FLAGS, *DEFINES[element])
-    identity = [SOURCE.read_text(), *arguments, *command, _version(command), _processor()]
+    arguments = (*FLAGS, *source.defines)
+    identity = [*source.content(), *arguments, *command, _version(command), _processor()]
     fingerprint = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
-    path = folder / f"rows-{element}-{fingerprint}.so"
+    path = folder / f"{source.name}-{fingerprint}.so"
     if not _is_whole(path):
-        _compile([*command, *arguments], path)
+        _compile([*command, *arguments, f"-I{HEADERS}", str(source.path)], path)
     return ctypes.CDLL(str(path))
 
 
@@ -156,7 +173,7 @@ def _compile(command: Sequence[str], path: Path) -> None:
     _sweep(path.parent)
     with _folder_to_work_in("build-", path.parent) as name:
         built = Path(name) / path.name
-        _run([*command, "-o", str(built), str(SOURCE)], Path(name))
+        _run([*command, "-o", str(built)], Path(name))
         content = built.read_bytes()
         built.write_bytes(content + hashlib.sha256(content).digest())
         built.replace(path)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdlms.models.gating import pool
 from sdlms.models.gating.compiled import Compiled
-from sdlms.models.gating.pool import openmp_libraries, pool_addresses
+from sdlms.models.kernels import pool
+from sdlms.models.kernels.pool import openmp_libraries, pool_addresses
 
 
 def test_torchs_own_library_is_found() -> None:
@@ -33,7 +33,7 @@ def test_without_such_threads_the_log_says_so_once(
     pool_addresses.cache_clear()
     assert not any(kernel.shares_threads for kernel in kernels)
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert "runs on one thread" in caplog.text
+    assert "run on one thread" in caplog.text
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")

@@ -79,6 +79,14 @@ def find_tuned(artifacts: Path, named: str) -> Saved:
     path = Path(named).expanduser()
     if path.is_dir() and not (path / META).is_file():
         return Saved(path, None)
+    if path.is_file():
+        raise UserError(
+            f"--tuned-lens {named} is a file. Name the folder of its lens: {path.parent}"
+        )
+    if "/" in named and not path.exists():
+        raise UserError(
+            f"--tuned-lens {named}: no such folder. Name that of a lens, or a {STAGE} run."
+        )
     run = _latest(artifacts) if named == "latest" else find_run(artifacts, named, STAGE)
     if not _holds_lens(run):
         raise UserError(f"--tuned-lens: {run.name} trained no lens. Make one that does: --tuned")
