@@ -13,10 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.explorer.opening import Storage, open_explorer
-from sdlms.explorer.questions import ChatRequest, SamplingRequest
+from sdlms.explorer.questions import ChatRequest
 from sdlms.explorer.service import Explorer
 from sdlms.models.device import set_threads
 from sdlms.models.loading import find_model
+from sdlms.models.sampling import Sampling
 from sdlms.storage.assets import asset_folder
 
 GPT2 = {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 2048, "vocab_size": 50_257}
@@ -69,7 +70,7 @@ def converse(explorer: Explorer, n_tokens: int, seed: int) -> str:
     """A conversation of at least so many tokens, its last reply generated; its id."""
     found: str | None = None
     for turn in range(1000):
-        sampling = SamplingRequest(max_new_tokens=16, temperature=1.0, seed=seed)
+        sampling = Sampling(max_new_tokens=16, temperature=1.0, seed=seed)
         text = text_of(min(200, n_tokens // 2), seed * 1000 + turn)
         request = ChatRequest(text=text, conversation_id=found, sampling=sampling)
         for event in explorer.chat(request):

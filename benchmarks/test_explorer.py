@@ -9,13 +9,15 @@ import psutil
 import pytest
 import torch
 
+from benchmarks.explorer_server import ChildServer
 from benchmarks.explorer_work import SHAPES, build_gpt2, converse, explorer_of, fill, text_of
 from benchmarks.timing import Report, alternate
 from benchmarks.workload import Size
 from sdlms.explorer.loaded import load_for_exploring
-from sdlms.explorer.questions import ChatRequest, Question, SamplingRequest
+from sdlms.explorer.questions import ChatRequest, Question
 from sdlms.explorer.service import Explorer
 from sdlms.models.loading import find_model
+from sdlms.models.sampling import Sampling
 from tests.explorer.browser import WIDE, Server, launched
 
 Publish = Callable[[Report], None]
@@ -59,7 +61,7 @@ def test_clicks(
     """From the click to the panel that shows all layers of 16 tokens, heat map and all."""
     model = str(gpt2_folder) if name == RANDOM else name
     words = ["--dtype", "float32", *(["--memory", "1kB"] if level == "disk" else [])]
-    server = Server(tmp_path, model, *words)
+    server = ChildServer(tmp_path, model, *words)
     server.start()
     try:
         conversation, n_tokens = _long_conversation(server, N_TOKENS[size.name])
@@ -120,7 +122,7 @@ def test_filling(
         for number in range(size.rounds + 1):
             began = explorer.status()["unfilled_tokens"]
             assert not began
-            sampling = SamplingRequest(max_new_tokens=1)
+            sampling = Sampling(max_new_tokens=1)
             text = text_of(95, number)
             for event in explorer.chat(ChatRequest(text=text, sampling=sampling)):
                 assert event["event"] != "error", event
@@ -138,7 +140,7 @@ def test_added_latency(
 ) -> None:
     """A generated token in the explorer, against a bare loop over the same model."""
     model, n_new = str(gpt2_folder) if name == RANDOM else name, N_NEW[size.name]
-    sampling = SamplingRequest(max_new_tokens=n_new)
+    sampling = Sampling(max_new_tokens=n_new)
     request = ChatRequest(text=text_of(100, 1), sampling=sampling)
     with explorer_of(model, tmp_path) as explorer:
         loaded = load_for_exploring(find_model(model, None), torch.float32, torch.device("cpu"))

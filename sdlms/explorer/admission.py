@@ -3,15 +3,13 @@
 import secrets
 from collections.abc import Sequence
 
-from sdlms.explorer.questions import LONGEST_SEED, ROLES, ChatRequest, Message, SamplingRequest
+from sdlms.explorer.questions import ChatRequest
 from sdlms.explorer.refusals import BadRequest, OutOfRange, TooLarge, one_line
 from sdlms.explorer.settings import ExplorerSettings
-from sdlms.models import chat
+from sdlms.models.chat import ROLES, Message
 from sdlms.models.sampling import Sampling
 
-Said = Message | chat.Message
 LONGEST_TITLE = 60
-HOTTEST = 100
 
 
 def check_request(request: ChatRequest, settings: ExplorerSettings) -> None:
@@ -30,7 +28,7 @@ def check_request(request: ChatRequest, settings: ExplorerSettings) -> None:
     check_text("text", request.text, settings)
 
 
-def check_messages(given: Sequence[Said], messages: Sequence[Said]) -> None:
+def check_messages(given: Sequence[Message], messages: Sequence[Message]) -> None:
     """Refuse a chat that names other messages than those of the conversation it goes on with.
 
     Args:
@@ -48,7 +46,7 @@ def check_messages(given: Sequence[Said], messages: Sequence[Said]) -> None:
             f"messages has {len(given)} entries, but the conversation {len(messages)}; {hint}"
         )
     for index, (own, known) in enumerate(zip(given, messages, strict=True)):
-        if (own.role, own.content) != (known.role, known.content):
+        if own != known:
             raise BadRequest(f"messages.{index} is not what the conversation has there; {hint}")
 
 
@@ -79,31 +77,15 @@ def check_characters(name: str, text: str, settings: ExplorerSettings) -> None:
         raise BadRequest(f"{name} holds half of a character, a surrogate without its other half")
 
 
-def check_sampling(request: SamplingRequest, settings: ExplorerSettings) -> None:
-    """Refuse what cannot be drawn.
+def check_sampling(sampling: Sampling, settings: ExplorerSettings) -> None:
+    """Refuse a reply that would be too long.
 
     Raises:
-        OutOfRange: a number is outside its range.
+        OutOfRange: so it is.
     """
-    n_new, most = request.max_new_tokens, settings.max_new_tokens
-    if not 1 <= n_new <= most:
+    n_new, most = sampling.max_new_tokens, settings.max_new_tokens
+    if n_new > most:
         raise OutOfRange(f"max_new_tokens must be 1 to {most}, got {n_new}")
-    if not 0 <= request.temperature <= HOTTEST:  # NaN fails too
-        raise OutOfRange(f"temperature must be 0 to {HOTTEST}, got {request.temperature}")
-    if not 0 < request.top_p <= 1:
-        raise OutOfRange(f"top_p must be above 0 and at most 1, got {request.top_p}")
-    if not 0 <= request.seed <= LONGEST_SEED:
-        raise OutOfRange(f"seed must be 0 to {LONGEST_SEED}, got {request.seed}")
-
-
-def sampling_of(request: SamplingRequest) -> Sampling:
-    """How the model draws."""
-    return Sampling(
-        temperature=request.temperature,
-        top_p=request.top_p,
-        seed=request.seed,
-        max_new_tokens=request.max_new_tokens,
-    )
 
 
 def title_of(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +13,6 @@ from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import ROW_NAMES, Core
 from sdlms.explorer.filling import Filler
 from sdlms.explorer.hidden import hidden_of
-from sdlms.explorer.likeliest import Asked, agreeing
 from sdlms.explorer.questions import Question
 from sdlms.explorer.refusals import NotFound, OutOfRange
 from sdlms.explorer.shapes import Json, cell_json, pins_json, state_json
@@ -22,28 +22,58 @@ from sdlms.lens.rows import LensRows, decided_at
 from sdlms.lens.states import State
 
 Source = Literal["memory", "disk", "computed"]
+Ids = NDArray[np.integer[Any]]
 
 
 class Rows(NamedTuple):
     """Lens rows of some positions.
 
     Attributes:
+        positions: ascending.
+        present: `[position]`, which of them have a stored row.
         arrays: `[position, state, ...]`, by name.
         next_ids: the token that follows each position; -1 where none does yet.
         source: the slowest place that one of them came from.
         recomputed: whether something was computed again that should have been stored.
     """
 
+    positions: list[int]
+    present: NDArray[np.bool_]
     arrays: dict[str, NDArray[Any]]
     next_ids: list[int]
     source: Source
     recomputed: bool
+
+    def last(self) -> Rows:
+        """The last one alone."""
+        last = {name: array[-1:] for name, array in self.arrays.items()}
+        return self._replace(
+            positions=self.positions[-1:],
+            present=self.present[-1:],
+            arrays=last,
+            next_ids=self.next_ids[-1:],
+        )
+
+
+class Pinned(NamedTuple):
+    """What is said of some tokens, `[..., token]`.
+
+    Attributes:
+        log_probability: float32, natural.
+        rank: int32 from 1; 0 where the numbers are none.
+    """
+
+    log_probability: NDArray[np.float32]
+    rank: NDArray[np.int32]
 
 
 def activations(
     core: Core, filler: Filler, opened: Opened, position: int, question: Question
 ) -> Generator[Json]:
     """The header, then a line per state, the final one first.
+
+    Where rows of the context have to be measured, the panel of the clicked position alone comes
+    before, so that nobody waits for them to see it; another header begins the whole.
 
     Raises:
         Refusal: there is no such position, layer, lens or token.
@@ -53,21 +83,42 @@ def activations(
     shown = core.states_at(question.layers)
     check_pins(core, question.pins)
     core.check_lens(question.lens)
-    rows = rows_of(core, filler, opened, question.lens, positions)
+    rows = _stored(core, opened, question.lens, positions)
+    missing: list[int] = np.flatnonzero(~rows.present).tolist()
+    clicked = len(positions) - 1
+    if missing and clicked not in missing:
+        yield from _panel(core, opened, question, rows.last(), shown)
+    if missing:
+        hidden = hidden_of(core, opened, [positions[place] for place in missing])
+        again = rows.recomputed or hidden.again
+        rows = rows._replace(source="computed", recomputed=again)
+        states = dict(zip(missing, hidden.states, strict=True))
+        for some in _in_turn(core, missing, clicked):
+            wanted = {place: states[place] for place in some}
+            _measure(core, filler, opened, question.lens, rows, wanted)
+            if some == [clicked] != missing:
+                yield from _panel(core, opened, question, rows.last(), shown)
+    yield from _panel(core, opened, question, rows, shown)
+
+
+def _panel(
+    core: Core, opened: Opened, question: Question, rows: Rows, shown: Sequence[int]
+) -> Iterator[Json]:
+    """The header and the states `shown` of some rows."""
     tokens = opened.conversation.tokens
     yield {
         "conversation_id": opened.id,
-        "position": position,
+        "position": rows.positions[-1],
         "lens": question.lens,
-        "positions": positions,
-        "tokens": [tokens[each].as_json() for each in positions],
+        "positions": rows.positions,
+        "tokens": [tokens[each].as_json() for each in rows.positions],
         "n_states": core.n_states,
         "decided_at": decided_at(rows.arrays["top_ids"], core.states).tolist(),
         "source": rows.source,
         "recomputed": rows.recomputed,
     }
     pins = question.pins
-    hidden = hidden_of(core, opened, positions, shown).states if pins else None
+    hidden = hidden_of(core, opened, rows.positions, shown).states if pins else None
     for place, state in reversed(list(enumerate(shown))):
         cells = [
             cell_json(rows.arrays, (at, state), next_id, core.text_of)
@@ -96,17 +147,17 @@ def _pinned(
     )
 
 
-def _as_stored(rows: Rows, state: int, pins: Sequence[int], measured: LensRows) -> Asked:
+def _as_stored(rows: Rows, state: int, pins: Sequence[int], measured: LensRows) -> Pinned:
     """Pins at some positions, `[position, pin]`, as the row says where it knows them.
 
     They were measured from stored states, which are rounded; the row mostly was not.
     """
     arrays = {name: array[:, state] for name, array in rows.arrays.items()}
     ids = np.broadcast_to(np.array(pins), (len(rows.next_ids), len(pins)))
-    asked = Asked(measured.pin_log_probability[:, 0], measured.pin_rank[:, 0])
-    known = agreeing(arrays["top_ids"], arrays["top_probabilities"], ids, asked)
+    pinned = Pinned(measured.pin_log_probability[:, 0], measured.pin_rank[:, 0])
+    known = agreeing(arrays["top_ids"], arrays["top_probabilities"], ids, pinned)
     is_next = ids == np.array(rows.next_ids)[:, None]
-    return Asked(
+    return Pinned(
         np.where(is_next, arrays["next_log_probability"][:, None], known.log_probability),
         np.where(is_next, arrays["next_rank"][:, None], known.rank),
     )
@@ -138,56 +189,88 @@ def check_pins(core: Core, pins: Sequence[int]) -> None:
 def _context(core: Core, position: int, question: Question) -> list[int]:
     """The positions that are shown, the clicked one last."""
     size, most = question.context_size, core.settings.max_context_size
-    if size is None:
-        size = core.settings.context_size
     if not 0 <= size <= most:
         raise OutOfRange(f"context_size must be 0 to {most}, got {size}")
     before = size if question.include_context else 0
     return list(range(max(0, position - before), position + 1))
 
 
-def rows_of(
-    core: Core, filler: Filler, opened: Opened, lens: str, positions: Sequence[int]
-) -> Rows:
-    """The rows of some positions: stored ones, and the others computed and stored.
+def _stored(core: Core, opened: Opened, lens: str, positions: list[int]) -> Rows:
+    """The rows of some positions as far as they are stored."""
+    found = core.cache.get(opened.id, lens, positions)
+    tokens = opened.conversation.tokens
+    next_ids = [tokens[p + 1].id if p + 1 < len(tokens) else -1 for p in positions]
+    source: Source = "disk" if found.source == "disk" else "memory"
+    arrays = dict(found.arrays)
+    return Rows(positions, found.present, arrays, next_ids, source, bool(found.flaw))
+
+
+def _in_turn(core: Core, missing: Sequence[int], clicked: int) -> list[list[int]]:
+    """Places to be measured one after another: the clicked one, then a bounded number at a time."""
+    own = [place for place in missing if place == clicked]
+    others = [place for place in missing if place != clicked]
+    n_at_once = max(1, core.settings.fill_rows // core.n_states)
+    pieces = [others[n : n + n_at_once] for n in range(0, len(others), n_at_once)]
+    return [own, *pieces] if own else pieces
+
+
+def _measure(
+    core: Core,
+    filler: Filler,
+    opened: Opened,
+    lens: str,
+    rows: Rows,
+    states: Mapping[int, NDArray[np.float32]],
+) -> None:
+    """Measure the rows at some places, and store them.
+
+    What follows the conversation's last token is not known: its row is not stored.
 
     Args:
         core: model and cache.
         filler: is told what it need not do any more.
         opened: the conversation.
-        lens: `logit` or `tuned`.
-        positions: ascending.
+        lens: one of the core's.
+        rows: are written to.
+        states: `[state, d_model]` by place, ascending.
     """
-    tokens = opened.conversation.tokens
-    n_tokens = len(tokens)
-    next_ids = [tokens[p + 1].id if p + 1 < n_tokens else -1 for p in positions]
-    found = core.cache.get(opened.id, lens, positions)
-    missing: list[int] = np.flatnonzero(~found.present).tolist()
-    if not missing:
-        source: Source = "disk" if found.source == "disk" else "memory"
-        return Rows(dict(found.arrays), next_ids, source, bool(found.flaw))
-    lacking = [positions[place] for place in missing]
-    hidden = hidden_of(core, opened, lacking)
-    wanted = [next_ids[place] for place in missing]
-    measured = core.computer.run(Urgency.CLICK, lambda: core.measure(lens, hidden.states, wanted))
-    new = {name: getattr(measured, name) for name in ROW_NAMES}
-    complete = [position for position in lacking if position + 1 < n_tokens]
-    for span in spans_of(complete):
-        first = lacking.index(span.first)
-        part = {name: rows[first : first + span.end - span.first] for name, rows in new.items()}
-        core.store(opened, lens, span.first, part)
-    filler.done(opened, lens, complete)
-    arrays = {
-        name: _merged(found.arrays.get(name), rows, missing, len(positions))
-        for name, rows in new.items()
-    }
-    return Rows(arrays, next_ids, "computed", bool(found.flaw) or hidden.again)
+    places = list(states)
+    hidden = np.stack(list(states.values()))
+    measure = partial(core.measure, lens, hidden, [rows.next_ids[place] for place in places])
+    measured = core.computer.run(Urgency.CLICK, measure)
+    for name in ROW_NAMES:
+        rows.arrays[name][places] = getattr(measured, name)
+    complete = [place for place in places if rows.next_ids[place] >= 0]
+    for span in spans_of(complete):  # positions follow one another where places do
+        part = {name: rows.arrays[name][span.first : span.end] for name in ROW_NAMES}
+        core.store(opened, lens, rows.positions[span.first], part)
+    filler.done(opened, lens, [rows.positions[place] for place in complete])
 
 
-def _merged(
-    stored: NDArray[Any] | None, new: NDArray[Any], places: list[int], n_positions: int
-) -> NDArray[Any]:
-    """Stored rows with new ones in their places."""
-    whole = np.zeros((n_positions, *new.shape[1:]), new.dtype) if stored is None else stored.copy()
-    whole[places] = new
-    return whole
+def agreeing(
+    top_ids: Ids, top_probabilities: NDArray[np.float32], ids: Ids, measured: Pinned
+) -> Pinned:
+    """Tokens that were measured beside a row, without contradiction to the row.
+
+    One of the likeliest has the row's probability and place; any other one is no likelier than the
+    last of them. What is NaN stays, with its rank.
+
+    Args:
+        top_ids: `[..., n_top]`.
+        top_probabilities: `[..., n_top]`, falling.
+        ids: `[..., token]`.
+        measured: of `ids`, measured from states that may have been rounded since.
+    """
+    with np.errstate(divide="ignore"):
+        top = np.log(top_probabilities)
+    hits = ids[..., None] == top_ids[..., None, :]
+    is_top, places = hits.any(-1), hits.argmax(-1)
+    is_known = ~np.isnan(measured.log_probability) & ~np.isnan(top[..., :1])
+    least = np.minimum(measured.log_probability, top[..., -1:])
+    n_above = (top[..., None, :] > least[..., None]).sum(-1)
+    logs = np.where(is_top, np.take_along_axis(top, places, -1), least)
+    ranks = np.where(is_top, places + 1, np.maximum(measured.rank, n_above + 1))
+    return Pinned(
+        np.where(is_known, logs, measured.log_probability),
+        np.where(is_known, ranks, measured.rank).astype(np.int32),
+    )

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import Enum
-from heapq import heappop, heappush
 from threading import Condition
 from typing import TypeVar
 
@@ -62,15 +61,19 @@ class Computer:
         """Return when it is this caller's turn."""
         with self._changed:
             ticket = (time.monotonic() + urgency.value, next(self._numbers))
-            heappush(self._waiting, ticket)
+            self._waiting.append(ticket)
             fills = urgency is Urgency.FILLING
-            while not self._closed and (
-                self._at_work or self._waiting[0] != ticket or (fills and self._n_generating > 0)
-            ):
-                self._changed.wait()
+            try:
+                while not self._closed and (
+                    self._at_work
+                    or min(self._waiting) != ticket
+                    or (fills and self._n_generating > 0)
+                ):
+                    self._changed.wait()
+            finally:  # also of who is interrupted: nobody waits for him
+                self._waiting.remove(ticket)
             if self._closed:
                 raise Closed("the explorer is being shut down")
-            heappop(self._waiting)
             self._at_work = True
 
     @contextmanager

@@ -5,15 +5,15 @@ a later turn adds the tokens of what the template puts behind the last reply. Wh
 longer than the model's context, the oldest messages leave the prompt, not the conversation.
 """
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 from sdlms.errors import UserError
 from sdlms.explorer.placing import placed, unwritten
+from sdlms.explorer.prefixes import Prefixes
 from sdlms.explorer.prompting import Prompting
-from sdlms.explorer.records import Record, Turn, record_of
+from sdlms.explorer.records import ConversationRecord, Turn, record_of
 from sdlms.explorer.reply_text import ReplyWriter
 from sdlms.explorer.tokens import Token
 from sdlms.explorer.trimming import DoesNotFitError, leaving
@@ -28,7 +28,6 @@ class Conversation:
         title: may be changed.
         messages: what was said; a reply's text is stripped of spaces at its ends.
         tokens: all of them, by position.
-        newly_left: positions that left the prompt with the last message of the user.
         reply_ended: whether the last appended token ends the reply.
     """
 
@@ -51,7 +50,6 @@ class Conversation:
         self.title = title
         self.messages = list(messages)
         self.tokens: list[Token] = []
-        self.newly_left: list[int] = []
         self.reply_ended = False
         self._prompting = prompting
         self._turns: list[Turn] = []
@@ -66,10 +64,6 @@ class Conversation:
     def prompt(self) -> list[int]:
         """The positions that the model reads next."""
         return [token.position for token in self.tokens if token.in_prompt]
-
-    def prompt_ids(self) -> list[int]:
-        """The ids that the model reads next."""
-        return [token.id for token in self.tokens if token.in_prompt]
 
     @property
     def room(self) -> int:
@@ -121,7 +115,7 @@ class Conversation:
         both = [*self.tokens, *new]
         for position in newly_left:
             both[position].in_prompt = False
-        self.messages, self.newly_left = messages, newly_left
+        self.messages = messages
         self._left = {**self._left, **dict.fromkeys(newly_left, len(self._turns))}
         self._turns.append(turn)
         self.tokens += new
@@ -173,52 +167,14 @@ class Conversation:
         self.messages[-1] = Message("assistant", text)
         return text
 
-    def turn_of(self, position: int) -> int:
-        """The turn, from 0, in whose prompt or reply the token is new.
-
-        Raises:
-            ValueError: there is no such position.
-        """
-        if not 0 <= position < self.n_tokens:
-            raise ValueError(f"position {position} is outside of {self.n_tokens} tokens")
-        return bisect_right(self._turns, position, key=lambda turn: turn.first) - 1
+    @property
+    def prefixes(self) -> Prefixes:
+        """What the model had read before each token, as it is now."""
+        return Prefixes(self.n_tokens, self._turns, self._left, self._prompting.context)
 
     def seen(self, position: int) -> list[int]:
-        """What the model had read when it first read a token.
-
-        Returns:
-            Ascending positions, at most the context, the token's own last. A token that left the
-            prompt before it was ever read has those before it that fit.
-        """
-        turn = self.turn_of(position)
-        if self._was_never_read(position):
-            return list(range(max(position + 1 - self._prompting.context, 0), position + 1))
-        return [p for p in range(position + 1) if self._left.get(p, turn + 1) > turn]
-
-    def same_prompt(self, position: int) -> frozenset[int]:
-        """The positions of `seen(position)` that had read just what stands before them there.
-
-        Reading that text once more gives their states, and the token's own, as they were.
-        """
-        turn = self.turn_of(position)
-        if self._was_never_read(position):
-            n_before = position if position < self._prompting.context else 0
-            return frozenset([position, *(p for p in range(n_before) if self._was_never_read(p))])
-        first_to_leave: dict[int, int] = {}
-        for left, later in self._left.items():
-            first_to_leave[later] = min(left, first_to_leave.get(later, left))
-        same: set[int] = set()
-        behind = position + 1
-        for index in range(turn, -1, -1):
-            # What a later turn has left is missing before every position behind it.
-            same.update(range(self._turns[index].first, behind))
-            behind = min(behind, self._turns[index].first, first_to_leave.get(index, position) + 1)
-        return frozenset(p for p in same if self._left.get(p, turn + 1) > turn)
-
-    def _was_never_read(self, position: int) -> bool:
-        """Whether a token left with the turn that added it, as a long chat's do at its opening."""
-        turn = self.turn_of(position)
-        return self._left.get(position, turn + 1) <= turn
+        """What the model had read when it first read a token, see `Prefixes.seen`."""
+        return self.prefixes.seen(position)
 
     def fork(self, position: int, token_id: int, new_id: str) -> Self:
         """A new conversation: this one up to a token of a reply, then another token.
@@ -235,7 +191,7 @@ class Conversation:
             UserError: the model did not choose that token.
             ValueError: there is no such position.
         """
-        index = self.turn_of(position)
+        index = self.prefixes.turn_of(position)
         turn = self._turns[index]
         if position < turn.reply:
             raise UserError(
@@ -256,7 +212,7 @@ class Conversation:
     def to_record(self) -> dict[str, Any]:
         """All of it, as JSON can hold it; `from_record` gives it back, a reply as it is now."""
         written = [] if self._writer is None else [Message("assistant", self._writer.text)]
-        return Record(
+        return ConversationRecord(
             conversation_id=self.conversation_id,
             title=self.title,
             messages=[*self.messages[: len(self.messages) - len(written)], *written],

@@ -20,9 +20,10 @@ from sdlms.explorer.waiting import WaitingStates
 from sdlms.lens.measuring import Lens
 from sdlms.lens.rows import LensRows
 from sdlms.lens.states import State, states_of
-from sdlms.lens.tuned import Tuned
+from sdlms.lens.tuned import Tuned, translators_of
 from sdlms.lens.unembedding import unembed_dtype_of
 from sdlms.models.architectures import n_layers
+from sdlms.models.running_text import running_ids
 from sdlms.models.token_texts import token_text
 from sdlms.models.unembedding import unembedding_of
 
@@ -40,7 +41,6 @@ class Core:
     Attributes:
         loaded: model, tokenizer and template.
         cache: of conversations, their hidden states and their lens rows.
-        tuned: translators of the tuned lens; None where there is none.
         settings: what is taken at most.
         states: all that a row has, in the order of the forward pass.
         computer: the thread that computes.
@@ -52,7 +52,8 @@ class Core:
     ) -> None:
         """Prepare the lens; nothing is computed."""
         self.loaded, self.cache, self.settings = loaded, cache, settings
-        self.tuned = None if tuned is None else tuned.to(loaded.model.device)
+        on_device = None if tuned is None else tuned.to(loaded.model.device)
+        self._translators = translators_of(on_device)
         layers = n_layers(loaded.config)
         self.states = states_of(layers, range(layers))
         self.d_vocab = len(unembedding_of(loaded.model).weight)
@@ -68,14 +69,13 @@ class Core:
         return token_text(self.loaded.tokenizer, token_id)
 
     def ids_of(self, text: str) -> list[int]:
-        """The tokens of a text that stands alone."""
-        encoded = self.loaded.tokenizer(text, add_special_tokens=False, verbose=False)
-        return [int(token_id) for token_id in encoded["input_ids"]]
+        """The tokens of a text as it stands inside a document."""
+        return running_ids(self.loaded.tokenizer, text)
 
     @property
     def lenses(self) -> list[str]:
         """Those that can be asked."""
-        return ["logit"] if self.tuned is None else ["logit", "tuned"]
+        return list(self._translators)
 
     @property
     def n_states(self) -> int:
@@ -140,13 +140,13 @@ class Core:
         """What a lens says; call it in the thread that computes.
 
         Args:
-            lens: `logit` or `tuned`.
+            lens: one of `lenses`.
             hidden: `[position, state, d_model]`, the last state the final one.
             next_ids: of each position, -1 where unknown.
             states: of the second axis; None where it has all.
             pins: tokens that are asked for beside the likeliest.
         """
         resid = torch.from_numpy(hidden).to(self.loaded.model.device)
-        if lens == "tuned" and self.tuned is not None:
-            resid = self.tuned.translate(resid, self.states if states is None else states)
+        if (translators := self._translators[lens]) is not None:
+            resid = translators.translate(resid, self.states if states is None else states)
         return self.lens.measure(resid, torch.tensor(next_ids, dtype=torch.int64), pins)

@@ -1,11 +1,17 @@
-"""Answers that are made piece by piece, and may be given up from another thread."""
+"""Answers that come piece by piece: made when they are asked for, or ahead of who reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, wait
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Lock
 from typing import Generic, TypeVar
+
+from sdlms.explorer.refusals import Refusal
+from sdlms.progress import LOGGER
 
 Item = TypeVar("Item")
 NOTHING = object()
@@ -14,18 +20,12 @@ NOTHING = object()
 class Pieces(Generic[Item]):
     """An iterator whose first item is made at once, so that what is refused is refused before.
 
-    One thread may close it while another makes an item: what is being made is ended first.
+    One thread may close it while another makes an item, which is made to its end first.
     """
 
-    def __init__(self, items: Generator[Item], given_up: Flag | None = None) -> None:
-        """Make the first item.
-
-        Args:
-            items: all of them.
-            given_up: set when nobody wants more, so that `items` may end within an item.
-        """
+    def __init__(self, items: Generator[Item]) -> None:
+        """Make the first item."""
         self._items = items
-        self._given_up = given_up or Flag()
         self._lock = Lock()
         self._first: Item | object = next(items, NOTHING)
 
@@ -38,7 +38,60 @@ class Pieces(Generic[Item]):
             return next(self._items) if first is NOTHING else first  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Make no more; what was begun comes to its end."""
-        self._given_up.set()
+        """Make no more."""
         with self._lock:
             self._items.close()
+
+
+class Ahead(Generic[Item]):
+    """An iterator whose items are made in another thread, however slowly they are taken.
+
+    The first one is made at once, as that of `Pieces`. Who stops reading holds nothing up; what he
+    leaves is kept in memory, so the items must have an end.
+    """
+
+    def __init__(self, items: Generator[Item], given_up: Flag, threads: Executor) -> None:
+        """Make the first item, and begin with the others.
+
+        Args:
+            items: all of them.
+            given_up: set when nobody wants more; `items` then come to their end by themselves.
+            threads: one of them makes the items.
+        """
+        self._given_up = given_up
+        self._made: SimpleQueue[Item | object] = SimpleQueue()
+        self._made.put(next(items, NOTHING))
+        self._is_read = False
+        self._end = threads.submit(self._make, items)
+
+    def _make(self, items: Iterator[Item]) -> None:
+        """The items, and the mark behind the last one."""
+        try:
+            for item in items:
+                self._made.put(item)
+        finally:
+            self._made.put(NOTHING)
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        item = self._made.get()
+        if item is not NOTHING:
+            return item  # type: ignore[return-value]
+        self._made.put(NOTHING)  # for whoever reads on
+        self._is_read = True
+        self._end.result()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Make no more; what was begun comes to its end, and nobody reads it."""
+        self._given_up.set()
+        wait([self._end])
+        error = self._end.exception()
+        if error is not None and not self._is_read and not isinstance(error, Refusal):
+            LOGGER.warning(f"an answer that nobody waited for failed: {error!r}")
+        with suppress(Empty):
+            while True:
+                self._made.get_nowait()
+        self._made.put(NOTHING)

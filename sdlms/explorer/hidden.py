@@ -13,12 +13,10 @@ from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import HIDDEN, Core
 from sdlms.explorer.shelf import Opened
 from sdlms.explorer.spans import spans_of
-from sdlms.models.generating import Decoder, Step
-
-PIECE = 512
+from sdlms.models.generating import PIECE_TOKENS, Decoder, Step
 
 
-class Hidden(NamedTuple):
+class FoundStates(NamedTuple):
     """Hidden states of some positions.
 
     Attributes:
@@ -38,7 +36,7 @@ def states_of_step(step: Step) -> NDArray[np.float32]:
 
 def hidden_of(
     core: Core, opened: Opened, positions: Sequence[int], states: Sequence[int] | None = None
-) -> Hidden:
+) -> FoundStates:
     """The states of some positions, wherever they come from.
 
     Args:
@@ -59,7 +57,7 @@ def hidden_of(
     # With "none" they lie in memory for a while, and nobody promised more.
     is_due = core.cache.columns.is_on_disk(HIDDEN)
     again = flaw or (is_due and any(opened.was_recorded(position) for position in missing))
-    return Hidden(np.stack([found[position] for position in positions]), again)
+    return FoundStates(np.stack([found[position] for position in positions]), again)
 
 
 def _read_stored(
@@ -94,15 +92,15 @@ def _read_again(core: Core, opened: Opened, missing: list[int]) -> dict[int, NDA
     """
     conversation = opened.conversation
     seen = conversation.seen(missing[-1])
-    own = conversation.same_prompt(missing[-1])
+    own = conversation.prefixes.same_prompt(missing[-1])
     wanted = set(missing)
     found: dict[int, NDArray[np.float32]] = {}
     ids = [conversation.tokens[position].id for position in seen]
     decoder = Decoder(core.loaded.model)
-    for start in range(0, len(seen), PIECE):
-        piece = seen[start : start + PIECE]
+    for start in range(0, len(seen), PIECE_TOKENS):
+        piece = seen[start : start + PIECE_TOKENS]
         read = core.computer.run(
-            Urgency.CLICK, partial(_extend, decoder, ids[start : start + PIECE])
+            Urgency.CLICK, partial(_extend, decoder, ids[start : start + PIECE_TOKENS])
         )
         kept = [place for place, position in enumerate(piece) if position in own]
         found |= {piece[place]: read[place] for place in kept if piece[place] in wanted}

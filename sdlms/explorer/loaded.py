@@ -56,12 +56,13 @@ class LoadedModel:
         return str(self.model.dtype).removeprefix("torch.")
 
     def cache_key(self) -> dict[str, Any]:
-        """What a stored conversation depends on; another key must never read it."""
+        """What stored states depend on; what has another key must never read them."""
         record = self.record
         names = ("name", "revision", "commit", "reinit_seed", "config", "weights", "tokenizer")
         return {
             **{name: record.get(name) for name in names},
             "dtype": self.dtype,
+            "device": self.model.device.type,
             "template": self.prompting.template.hash,
         }
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
-from sdlms.explorer.cache.columns import columns_of, store_hidden_of
+from sdlms.explorer.cache.columns import Columns, store_hidden_of
 from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.explorer.loaded import LoadedModel, load_for_exploring
 from sdlms.explorer.service import Explorer
 from sdlms.explorer.settings import ExplorerSettings
 from sdlms.lens.tuned_files import read_tuned
+from sdlms.lens.unembedding import unembed_dtype_of
 from sdlms.models.architectures import n_layers, text_config
 from sdlms.models.loading import ModelSource
 from sdlms.models.unembedding import unembedding_of
@@ -60,11 +61,14 @@ def open_explorer(
 
 
 def _cache(loaded: LoadedModel, storage: Storage, settings: ExplorerSettings) -> Cache:
-    """The model's part of the cache; rows have the states and widths of the model."""
+    """The model's part of the cache; rows have the states and widths of the model.
+
+    Other than states, rows depend on how the lens multiplies too.
+    """
     n_states = n_layers(loaded.config) + 1
     d_model = int(text_config(loaded.config).hidden_size)
     n_top = min(settings.top_k, len(unembedding_of(loaded.model).weight))
     store_hidden = store_hidden_of(storage.store_hidden, n_states, d_model, n_top)
-    columns = columns_of(n_states, d_model, n_top, store_hidden)
-    key = loaded.cache_key()
+    columns = Columns(n_states, d_model, n_top, store_hidden)
+    key = loaded.cache_key() | {"unembed": unembed_dtype_of(settings.unembed, loaded.model)}
     return Cache(storage.folder, key, columns, storage.limits, LOGGER.warning)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sdlms.errors import UserError
 from sdlms.models.architectures import text_config
 from sdlms.models.chat import ChatTemplate, Part, end_ids
+from sdlms.models.running_text import TokenSpan, running_spans, spans_alone
 from sdlms.models.token_texts import vocabulary_of
 
 if TYPE_CHECKING:
@@ -35,14 +36,6 @@ class Encoded(NamedTuple):
     text: str
     pieces: str
     part: Part
-
-
-class Span(NamedTuple):
-    """A token and the characters `[begin, end)` that it stands for."""
-
-    id: int
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ class Prompting:
 
     def _spans(
         self, text: str, parts: Sequence[Part], ends: Sequence[int], after: int | None
-    ) -> Iterator[Span]:
+    ) -> Iterator[TokenSpan]:
         """The tokens of the text, whose spans leave out no character."""
         said = [
             (end - len(part.text), end)
@@ -113,13 +106,17 @@ class Prompting:
             if not part.is_template
         ]
         cuts = [0, *self._cuts(text, said), len(text)]
-        before = "" if after is None else self._control_ids.get(after, self._neutral)
+        before = "" if after is None else self._control_ids.get(after, "")
         covered = 0
         for begin, end in pairwise(cuts):
-            for span in self._tokenized(before, text[begin:end]):
-                yield Span(span.id, min(covered, span.begin + begin), span.end + begin)
+            piece = text[begin:end]
+            if begin == 0 and after is None:
+                read = spans_alone(self.tokenizer, piece)
+            else:
+                read = running_spans(self.tokenizer, piece, before if begin == 0 else "")
+            for span in read:
+                yield TokenSpan(span.id, min(covered, span.begin + begin), span.end + begin)
                 covered = max(covered, span.end + begin)
-            before = self._neutral
 
     def _cuts(self, text: str, said: Sequence[tuple[int, int]]) -> Iterator[int]:
         """Where the text is cut so that no message holds a whole control token."""
@@ -133,37 +130,7 @@ class Prompting:
                 yield end
             found = pattern.search(text, end)
 
-    @cached_property
-    def _neutral(self) -> str:
-        """What a text is put behind so that the tokenizer does not take it for a beginning.
-
-        SentencePiece puts a space before the first word of a text; other tokenizers need nothing.
-        """
-        alone, behind = (
-            self.tokenizer(t, add_special_tokens=False).input_ids for t in ("a", "\na")
-        )
-        return "" if behind[-len(alone) :] == alone else "\n"
-
-    def _tokenized(self, before: str, text: str) -> list[Span]:
-        """The tokens of a text that stands behind `before`."""
-        n_before = len(before)
-        spans = self._offsets(before + text)
-        ahead = [span.id for span in self._offsets(before)] if before else []
-        rest = spans[len(ahead) :]
-        apart = [span.id for span in spans[: len(ahead)]] == ahead
-        if not apart or any(span.begin < n_before for span in rest):
-            return self._offsets(text)
-        return [Span(span.id, span.begin - n_before, span.end - n_before) for span in rest]
-
-    def _offsets(self, text: str) -> list[Span]:
-        """The tokens of a text and where they stand in it."""
-        found = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        offsets = zip(found["input_ids"], found["offset_mapping"], strict=True)
-        return [Span(token_id, begin, end) for token_id, (begin, end) in offsets]
-
-    def _check_control(self, text: str, spans: Sequence[Span], owners: Sequence[Part]) -> None:
+    def _check_control(self, text: str, spans: Sequence[TokenSpan], owners: Sequence[Part]) -> None:
         """Make sure that no message has become a control token; unknown words stay unknown."""
         for span, owner in zip(spans, owners, strict=True):
             is_unknown = span.id == self.tokenizer.unk_token_id and (
@@ -175,7 +142,7 @@ class Prompting:
                     "the tokenizer reads as a control token. Leave it out."
                 )
 
-    def _check_known(self, text: str, spans: Sequence[Span]) -> None:
+    def _check_known(self, text: str, spans: Sequence[TokenSpan]) -> None:
         """Make sure that the model has an embedding of every token."""
         for span in spans:
             if self.d_vocab is not None and span.id >= self.d_vocab:
@@ -202,12 +169,12 @@ def prompting_of(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase")
     return Prompting(tokenizer, template, context, ends, int(text_config(model.config).vocab_size))
 
 
-def _shown(text: str, span: Span) -> str:
+def _shown(text: str, span: TokenSpan) -> str:
     """What a token stands for, in quotes and not long."""
     return repr(text[span.begin : span.end][:40])
 
 
-def _owner(span: Span, parts: Sequence[Part], ends: Sequence[int]) -> Part:
+def _owner(span: TokenSpan, parts: Sequence[Part], ends: Sequence[int]) -> Part:
     """The first message that the token touches, or else the template's text where it begins."""
     first = min(bisect_right(ends, span.begin), len(parts) - 1)
     last = min(bisect_left(ends, span.end), len(parts) - 1)
@@ -217,7 +184,7 @@ def _owner(span: Span, parts: Sequence[Part], ends: Sequence[int]) -> Part:
     return parts[first]
 
 
-def _own_text(text: str, spans: Sequence[Span], index: int) -> tuple[str, bool]:
+def _own_text(text: str, spans: Sequence[TokenSpan], index: int) -> tuple[str, bool]:
     """The characters that end in a token, and whether they are all that it stands for."""
     span = spans[index]
     is_last = index + 1 == len(spans)

@@ -1,38 +1,15 @@
-"""What a client asks of the explorer, once its JSON has become types; no torch."""
+"""What a client asks of the explorer, once its JSON has become types."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sdlms.explorer.settings import ExplorerSettings
+from sdlms.models.chat import Message
+from sdlms.models.sampling import Sampling
+
 ExportFormat = Literal["json", "csv", "html"]
-ROLES = ("system", "user", "assistant")
 EMBEDDING = -1
-LONGEST_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingRequest:
-    """How a reply is drawn.
-
-    Attributes:
-        max_new_tokens: of the reply.
-        temperature: 0 takes the likeliest token.
-        top_p: the smallest set of tokens that holds this probability is drawn from.
-        seed: of the draws.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """A message that a client opens a conversation with."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +28,7 @@ class ChatRequest:
     messages: Sequence[Message] = ()
     conversation_id: str | None = None
     cache_activations: bool = True
-    sampling: SamplingRequest = field(default_factory=SamplingRequest)
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +37,14 @@ class Question:
 
     Attributes:
         include_context: whether the tokens before it are shown too.
-        context_size: how many of them; None is the explorer's own.
+        context_size: how many of them.
         layers: post-block layers that are shown, -1 the embedding; None shows all.
         lens: `logit` or `tuned`.
         pins: token ids whose probability and rank are asked for.
     """
 
     include_context: bool = True
-    context_size: int | None = None
+    context_size: int = ExplorerSettings.context_size
     layers: Sequence[int] | None = None
     lens: str = "logit"
     pins: Sequence[int] = ()

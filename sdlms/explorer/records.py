@@ -29,7 +29,7 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class ConversationRecord:
     """What is kept of a conversation.
 
     Attributes:
@@ -65,7 +65,7 @@ class Record:
         }
 
 
-def record_of(record: Mapping[str, Any]) -> Record:
+def record_of(record: Mapping[str, Any]) -> ConversationRecord:
     """The record that `as_json` gave.
 
     Raises:
@@ -80,7 +80,7 @@ def record_of(record: Mapping[str, Any]) -> Record:
     _check_turns(turns, len(tokens), len(messages))
     if any(not 0 <= turn < len(turns) for turn in left.values()):
         raise ValueError("left names a turn that is not there")
-    return Record(
+    return ConversationRecord(
         conversation_id=record_field(record, "conversation_id", str),
         title=record_field(record, "title", str),
         messages=messages,

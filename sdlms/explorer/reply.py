@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import HIDDEN, Core
 from sdlms.explorer.filling import Filler
-from sdlms.explorer.hidden import PIECE, states_of_step
+from sdlms.explorer.hidden import states_of_step
 from sdlms.explorer.refusals import Closed
 from sdlms.explorer.shelf import Opened
 from sdlms.explorer.spans import spans_of
 from sdlms.explorer.tokens import Token
-from sdlms.models.generating import Decoder, Step
+from sdlms.models.generating import PIECE_TOKENS, Decoder, Step
 from sdlms.models.sampling import Sampling, sample
 from sdlms.models.unembedding import rescored
 
@@ -134,7 +134,7 @@ class Reply:
         """
         drawn = None
         while self._unread and not (given_up.is_set() or self._opened.deleted):
-            piece, rest = self._unread[:PIECE], self._unread[PIECE:]
+            piece, rest = self._unread[:PIECE_TOKENS], self._unread[PIECE_TOKENS:]
             first = self._decoder.n_tokens
             states, drawn = self._core.computer.run(
                 Urgency.GENERATION, partial(self._extend, piece, draw=not rest)

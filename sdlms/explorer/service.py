@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-import numpy as np
-
-from sdlms.errors import UserError
 from sdlms.explorer.admission import check_characters, check_text
-from sdlms.explorer.answers import activations, check_position
+from sdlms.explorer.answers import activations
+from sdlms.explorer.attending import attention
 from sdlms.explorer.cache.lens_cache import Cache
-from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import Core
-from sdlms.explorer.events import Pieces
+from sdlms.explorer.events import Ahead, Pieces
 from sdlms.explorer.exporting import export
 from sdlms.explorer.filling import Filler
 from sdlms.explorer.loaded import LoadedModel
@@ -23,10 +20,8 @@ from sdlms.explorer.questions import (
     ChatRequest,
     ExportFormat,
     Question,
-    SamplingRequest,
     SearchQuestion,
 )
-from sdlms.explorer.refusals import OutOfRange
 from sdlms.explorer.searching import overview, search
 from sdlms.explorer.settings import ExplorerSettings
 from sdlms.explorer.shapes import Event, Json, state_json
@@ -34,7 +29,7 @@ from sdlms.explorer.shelf import Shelf
 from sdlms.explorer.turns import Turns
 from sdlms.lens.tuned import Tuned
 from sdlms.models.architectures import n_layers, text_config
-from sdlms.models.attention_rows import attention_row
+from sdlms.models.sampling import Sampling
 
 
 class Explorer:
@@ -117,15 +112,15 @@ class Explorer:
     def delete(self, conversation_id: str) -> None:
         """Forget a conversation and all that is stored of it; a turn of it ends."""
         self._shelf.remove(conversation_id)
-        self._turns.forget(conversation_id)
+        self._turns.replying.forget(conversation_id)
 
-    def chat(self, request: ChatRequest) -> Pieces[Event]:
+    def chat(self, request: ChatRequest) -> Ahead[Event]:
         """The events of a turn: start, a token each, done."""
         return self._turns.chat(request)
 
     def regenerate(
-        self, conversation_id: str, position: int, token_id: int, sampling: SamplingRequest
-    ) -> Pieces[Event]:
+        self, conversation_id: str, position: int, token_id: int, sampling: Sampling
+    ) -> Ahead[Event]:
         """The events of a new conversation that has another token at a position of a reply."""
         return self._turns.regenerate(conversation_id, position, token_id, sampling)
 
@@ -136,31 +131,7 @@ class Explorer:
 
     def attention(self, conversation_id: str, position: int, layers: Sequence[int] | None) -> Json:
         """What a position attended to, by layer and head, when the model read it first."""
-        opened = self._shelf.get(conversation_id)
-        check_position(opened, position)
-        core, conversation = self._core, opened.conversation
-        n = n_layers(core.loaded.config)
-        chosen = list(range(n)) if layers is None else sorted(set(layers))
-        if absent := [layer for layer in chosen if not 0 <= layer < n]:
-            raise OutOfRange(f"layer {absent[0]} does not exist; the model has 0 to {n - 1}")
-        positions = conversation.seen(position)
-        ids = [conversation.tokens[each].id for each in positions]
-        try:
-            weights = core.computer.run(
-                Urgency.CLICK, lambda: attention_row(core.loaded.model, ids)
-            )
-        except UserError as error:
-            raise OutOfRange(str(error)) from None
-        for layer in chosen:
-            if not np.isfinite(weights[layer]).all():
-                raise OutOfRange(
-                    f"attention of layer {layer} is not finite; start with --dtype float32"
-                )
-        return {
-            "position": position,
-            "positions": positions,
-            "layers": [{"layer": n, "heads": weights[n].clip(0, 1).tolist()} for n in chosen],
-        }
+        return attention(self._core, self._shelf.get(conversation_id), position, layers)
 
     def search(self, conversation_id: str, question: SearchQuestion) -> Json:
         """Where a token is among the likeliest that are stored."""

@@ -1,4 +1,4 @@
-"""What one explorer takes and does at most; light, so that the command can read it for its help."""
+"""What one explorer takes and does at most; light, so that requests are described from it."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -20,6 +20,7 @@ class ExplorerSettings:
         max_conversations: that are stored; more are refused until one is deleted.
         n_generations: that run or wait at once.
         max_matches: of one search.
+        max_attention_weights: of one answer, over its layers, heads and keys.
         fill_rows: states times tokens that the background worker measures at a time; a click that
             the model is needed for waits for one such batch at most.
         pending_bytes: float32 hidden states that wait in memory for their lens rows.
@@ -38,6 +39,7 @@ class ExplorerSettings:
     max_conversations: int = 10_000
     n_generations: int = 4
     max_matches: int = 1_000
+    max_attention_weights: int = 400_000
     fill_rows: int = 256
     pending_bytes: int = 128 << 20
     decoder_bytes: int = 256 << 20

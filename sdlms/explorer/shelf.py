@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock, RLock
-from typing import Any
 from weakref import WeakValueDictionary
 
+from sdlms.explorer.cache.gates import Gates
 from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.conversation import Conversation
 from sdlms.explorer.loaded import LoadedModel
@@ -17,11 +17,13 @@ from sdlms.explorer.records import VERSION, record_field
 from sdlms.explorer.refusals import NotFound, one_line
 from sdlms.explorer.shapes import Json
 from sdlms.explorer.spans import Span
+from sdlms.explorer.summaries import summary_of
+from sdlms.lens.kinds import KINDS, NAMES
 from sdlms.progress import LOGGER
 from sdlms.storage.conversations import ID
 
 N_KEPT = 64
-Record = dict[str, Any]
+KEPT_TOKENS = 200_000  # some 60 MB
 
 
 def now() -> str:
@@ -41,7 +43,8 @@ class Opened:
         is_renamed: it has a title that was not stored yet.
         deleted: nothing is stored of it any more, and a turn ends.
         n_recorded: positions whose states were recorded when the model read them, `uncached` aside.
-        uncached: positions whose states nobody wanted to keep.
+        uncached: positions whose states nobody wanted to keep, or that left the disk since.
+        n_evictions: how often the disk let go of it, as far as `uncached` knows.
     """
 
     conversation: Conversation
@@ -52,6 +55,7 @@ class Opened:
     deleted: bool = False
     n_recorded: int = 0
     uncached: list[Span] = field(default_factory=list)
+    n_evictions: int = 0
 
     @property
     def id(self) -> str:
@@ -88,7 +92,11 @@ class Shelf:
         self._kept: OrderedDict[str, Opened] = OrderedDict()
         self._removed: set[str] = set()  # their files are not gone yet
         self._summaries: dict[str, Json | None] = {}  # None: there is nothing to show
-        self._lock = RLock()
+        self._n_removals = 0
+        # A gate is held while a conversation is read; inside of it, never while the disk works,
+        # the lock of all that is above.
+        self._gates = Gates()
+        self._lock = Lock()
 
     def get(self, conversation_id: str) -> Opened:
         """The conversation, read from the cache where it is not in memory.
@@ -99,9 +107,28 @@ class Shelf:
         if not ID.fullmatch(conversation_id):
             raise NotFound(f"no conversation {one_line(conversation_id)}")
         with self._lock:
-            opened = self._opened.get(conversation_id) or self._read(conversation_id)
-            self._keep(opened)
-            return opened
+            opened = self._opened.get(conversation_id)
+        if opened is None:
+            with self._gates.of(conversation_id):
+                opened = self._read_once(conversation_id)
+        self._note_eviction(opened)
+        with self._lock:
+            if not opened.deleted:
+                self._keep(opened)
+        return opened
+
+    def _read_once(self, conversation_id: str) -> Opened:
+        """The conversation, read unless somebody did while the gate was closed."""
+        with self._lock:
+            opened = self._opened.get(conversation_id)
+        return self._read(conversation_id) if opened is None else opened
+
+    def _note_eviction(self, opened: Opened) -> None:
+        """What left the disk is not lost: it need not be there any more."""
+        n_evictions = self._cache.n_evictions(opened.id)
+        if n_evictions != opened.n_evictions:
+            opened.n_evictions = n_evictions
+            opened.uncached = [Span(0, opened.conversation.n_tokens)]
 
     def add(self, opened: Opened) -> None:
         """Take a new conversation in; its record makes the cache know it."""
@@ -121,6 +148,7 @@ class Shelf:
 
     def save(self, opened: Opened) -> None:
         """Store the conversation as it is now, unless it was deleted."""
+        self._note_eviction(opened)
         record = opened.conversation.to_record() | {
             "created": opened.created,
             "updated": now(),
@@ -138,11 +166,14 @@ class Shelf:
         Raises:
             NotFound: there is none of this id.
         """
+        opened = self.get(conversation_id)
         with self._lock:
-            opened = self.get(conversation_id)
+            if opened.deleted:
+                raise NotFound(f"no conversation {one_line(conversation_id)}")
             self._kept.pop(conversation_id, None)
             self._opened.pop(conversation_id, None)
             self._removed.add(conversation_id)  # nobody reads it again while its files go
+            self._n_removals += 1
             opened.deleted = True
         try:
             with opened.guard:  # what is being stored is stored, and then removed
@@ -169,21 +200,25 @@ class Shelf:
 
     def _summary(self, conversation_id: str) -> Json | None:
         """One line of the list; it is made once, since to read a long record takes a while."""
-        if conversation_id in self._removed:
-            return None
-        try:
-            return self._summaries[conversation_id]
-        except KeyError:
-            summary = None
+        with self._lock:
+            n_removals = self._n_removals
+            if conversation_id in self._removed:
+                return None
+            if conversation_id in self._summaries:
+                return self._summaries[conversation_id]
+        summary = None
         if (record := self._cache.record(conversation_id)) is None:
             return None
         try:
             summary = summary_of(conversation_id, record)
         except ValueError as error:
             self._put_aside(conversation_id, record, error)
-        return self._summaries.setdefault(conversation_id, summary)
+        with self._lock:
+            if n_removals == self._n_removals:  # else it may be gone
+                self._summaries.setdefault(conversation_id, summary)
+        return summary
 
-    def _put_aside(self, conversation_id: str, record: Record, error: ValueError) -> None:
+    def _put_aside(self, conversation_id: str, record: Json, error: ValueError) -> None:
         """Of a record that is of no use, and say so; another version's stays where it is."""
         if record.get("version") == VERSION:
             self._cache.put_aside(conversation_id, str(error))
@@ -195,7 +230,8 @@ class Shelf:
 
         The row of the record's last token is dropped too: what followed it then is gone.
         """
-        is_removed = conversation_id in self._removed
+        with self._lock:
+            is_removed = conversation_id in self._removed
         record = None if is_removed else self._cache.record(conversation_id)
         if record is None:
             raise NotFound(f"no conversation {one_line(conversation_id)}")
@@ -208,23 +244,28 @@ class Shelf:
             if record.get("version") == VERSION:
                 self._cache.put_aside(conversation_id, str(error))
             raise NotFound(f"conversation {conversation_id} cannot be read: {error}") from None
+        opened.n_evictions = self._cache.n_evictions(conversation_id)
         opened.n_recorded = n_tokens = conversation.n_tokens
         self._cache.truncate(conversation_id, n_tokens)
-        for lens in ("logit", "tuned"):
+        for lens in NAMES:
             self._cache.truncate(conversation_id, max(0, n_tokens - 1), lens)
         if self._tuned is not None and record.get("tuned_lens") != self._tuned:
-            self._cache.truncate(conversation_id, 0, "tuned")
+            for kind in KINDS:
+                if kind.needs == "translators":
+                    self._cache.truncate(conversation_id, 0, kind.name)
             self.save(opened)
-        self._opened[conversation_id] = opened
+        with self._lock:
+            self._opened[conversation_id] = opened
         self._on_read(opened)
         return opened
 
     def _keep(self, opened: Opened) -> None:
-        """As the one looked at last; the one looked at longest ago may go."""
+        """As the one looked at last; those looked at longest ago may go."""
         self._kept[opened.id] = opened
         self._kept.move_to_end(opened.id)
-        if len(self._kept) > N_KEPT:
-            self._kept.popitem(last=False)
+        n_tokens = sum(kept.conversation.n_tokens for kept in self._kept.values())
+        while len(self._kept) > 1 and (len(self._kept) > N_KEPT or n_tokens > KEPT_TOKENS):
+            n_tokens -= self._kept.popitem(last=False)[1].conversation.n_tokens
 
 
 def _spans(items: Sequence[object]) -> list[Span]:
@@ -241,24 +282,3 @@ def _spans(items: Sequence[object]) -> list[Span]:
             case _:
                 raise ValueError("uncached holds something that is no span")
     return spans
-
-
-def summary_of(conversation_id: str, record: Record) -> Json | None:
-    """What a list shows of a conversation, without what the cache knows; None without tokens.
-
-    Raises:
-        ValueError: it is no record of a conversation.
-    """
-    if record.get("version") != VERSION:
-        raise ValueError(f"version {record.get('version')!r} is unknown; this is {VERSION}")
-    n_tokens = len(record_field(record, "token_ids", list))
-    record_field(record, "title", str).encode()  # half of a character is no text
-    summary = {
-        "conversation_id": conversation_id,
-        "title": record_field(record, "title", str),
-        "created": record_field(record, "created", str, ""),
-        "updated": record_field(record, "updated", str, ""),
-        "n_tokens": n_tokens,
-        "n_messages": len(record_field(record, "messages", list)),
-    }
-    return summary if n_tokens else None

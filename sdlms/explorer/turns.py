@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from threading import Event as Flag
-from typing import NamedTuple
 from weakref import WeakSet
 
 from sdlms.errors import UserError
@@ -15,88 +15,70 @@ from sdlms.explorer.admission import (
     check_request,
     check_sampling,
     new_id,
-    sampling_of,
     title_of,
 )
 from sdlms.explorer.answers import check_position
 from sdlms.explorer.conversation import Conversation
 from sdlms.explorer.copying import copy_rows
 from sdlms.explorer.core import Core
-from sdlms.explorer.decoders import Decoders
-from sdlms.explorer.events import Pieces
+from sdlms.explorer.events import Ahead
 from sdlms.explorer.filling import Filler
-from sdlms.explorer.questions import ChatRequest, SamplingRequest
+from sdlms.explorer.questions import ChatRequest
 from sdlms.explorer.refusals import (
     BadRequest,
+    Closed,
     NotFound,
     OutOfRange,
     TooLarge,
     TooMany,
 )
-from sdlms.explorer.reply import Recorder, Reply
+from sdlms.explorer.replying import Begun, Events, Replying, left_of
 from sdlms.explorer.shapes import Event
 from sdlms.explorer.shelf import Opened, Shelf
-from sdlms.explorer.spans import spans_of
-from sdlms.explorer.tokens import Token
 from sdlms.explorer.trimming import DoesNotFitError
-from sdlms.models.chat import message_of
+from sdlms.models.sampling import Sampling
 
-Events = Generator[Event]
 PATIENCE_SECONDS = 0.2  # a reply that ends, or a title that is stored, may just be in the way
 
 
-class Begun(NamedTuple):
-    """A turn before the model replies.
-
-    Attributes:
-        opened: the conversation, with what the user said.
-        said: tokens that this added, the template's around it among them.
-        left: positions that the model does not see in this turn.
-        recorded_from: the first position whose states are new.
-        caches: whether they are kept.
-    """
-
-    opened: Opened
-    said: list[Token]
-    left: list[int]
-    recorded_from: int
-    caches: bool
-
-
 class Turns:
-    """Chats and regenerates: so many at once, and one in a conversation."""
+    """Chats and regenerates: so many at once, and one in a conversation.
+
+    A turn goes on in a thread of its own: how fast its events are read is nothing to it.
+    """
 
     def __init__(self, core: Core, shelf: Shelf, filler: Filler) -> None:
         """No turn goes on yet."""
         self._core, self._shelf, self._filler = core, shelf, filler
         self._settings = core.settings
-        self.decoders = Decoders(core.loaded.model, core.settings.decoder_bytes)
-        self._places = BoundedSemaphore(core.settings.n_generations)
-        self._running: WeakSet[Pieces[Event]] = WeakSet()
+        self.replying = Replying(core, shelf, filler)
+        n_places = core.settings.n_generations
+        self._places = BoundedSemaphore(n_places)
+        self._threads = ThreadPoolExecutor(n_places, "explorer-turn")
+        self._lock = Lock()
+        self._is_closed = False
+        self._flags: WeakSet[Flag] = WeakSet()
 
     def close(self) -> None:
         """End every turn; what was generated is stored."""
-        for turn in list(self._running):
-            turn.close()
+        with self._lock:
+            self._is_closed = True
+            for given_up in self._flags:
+                given_up.set()
+        self._threads.shutdown()
 
-    def forget(self, conversation_id: str) -> None:
-        """Let go of what is kept of a conversation that was deleted."""
-        self._filler.forget(conversation_id)
-        self.decoders.forget(conversation_id)
-
-    def chat(self, request: ChatRequest) -> Pieces[Event]:
+    def chat(self, request: ChatRequest) -> Ahead[Event]:
         """A turn as it goes on; what the user says is added when this returns.
 
         Raises:
             Refusal: the request is wrong, or too much is asked at once.
         """
         check_request(request, self._settings)
-        given_up = Flag()
-        return self._begun(Pieces(self._chat(request, given_up), given_up))
+        return self._begun(lambda given_up: self._chat(request, given_up))
 
     def regenerate(
-        self, conversation_id: str, position: int, token_id: int, sampling: SamplingRequest
-    ) -> Pieces[Event]:
+        self, conversation_id: str, position: int, token_id: int, sampling: Sampling
+    ) -> Ahead[Event]:
         """A new conversation with another token at `position`, and the reply from there on.
 
         Raises:
@@ -106,14 +88,18 @@ class Turns:
         self._core.check_token(token_id)
         source = self._shelf.get(conversation_id)
         check_position(source, position)
-        given_up = Flag()
-        events = self._regenerate(source, position, token_id, sampling, given_up)
-        return self._begun(Pieces(events, given_up))
+        return self._begun(
+            lambda given_up: self._regenerate(source, position, token_id, sampling, given_up)
+        )
 
-    def _begun(self, turn: Pieces[Event]) -> Pieces[Event]:
-        """The turn, which is ended with the explorer if nobody does it before."""
-        self._running.add(turn)
-        return turn
+    def _begun(self, events_of: Callable[[Flag], Events]) -> Ahead[Event]:
+        """The turn, which is given up with the explorer if nobody does it before."""
+        given_up = Flag()
+        with self._lock:
+            if self._is_closed:
+                raise Closed("the explorer is being shut down")
+            self._flags.add(given_up)
+        return Ahead(events_of(given_up), given_up, self._threads)
 
     def _chat(self, request: ChatRequest, given_up: Flag) -> Events:
         """The events of a turn."""
@@ -121,7 +107,7 @@ class Turns:
             opened = self._opened_for(request)
             with self._alone(opened):
                 begun = self._begin(opened, request)
-                done = yield from self._events(begun, {}, request.sampling, given_up)
+                done = yield from self.replying.events(begun, {}, request.sampling, given_up)
         yield done
 
     def _regenerate(
@@ -129,7 +115,7 @@ class Turns:
         source: Opened,
         position: int,
         token_id: int,
-        sampling: SamplingRequest,
+        sampling: Sampling,
         given_up: Flag,
     ) -> Events:
         """The events of a turn that replaces a token."""
@@ -149,7 +135,9 @@ class Turns:
             with self._alone(opened):
                 begun = Begun(opened, [], left_of(opened), position, caches=True)
                 tokens = [token.as_json() for token in forked.tokens]
-                done = yield from self._events(begun, {"tokens": tokens}, sampling, given_up)
+                done = yield from self.replying.events(
+                    begun, {"tokens": tokens}, sampling, given_up
+                )
         yield done
 
     @contextmanager
@@ -188,9 +176,8 @@ class Turns:
         """The conversation that goes on, or a new one that the shelf does not know yet."""
         if request.conversation_id is None:
             self._check_room_for_another()
-            messages = [message_of(said.role, said.content) for said in request.messages]
-            prompting = self._core.loaded.prompting
-            return Opened(Conversation(new_id(), prompting, messages, title_of(request.text)))
+            prompting, title = self._core.loaded.prompting, title_of(request.text)
+            return Opened(Conversation(new_id(), prompting, request.messages, title))
         return self._shelf.get(request.conversation_id)
 
     def _check_room_for_another(self) -> None:
@@ -227,67 +214,3 @@ class Turns:
         # At once: what was said is not lost with a turn that dies.
         self._shelf.add(opened) if is_new else self._shelf.save(opened)
         return Begun(opened, said, left_of(opened), n_before, request.cache_activations)
-
-    def _events(
-        self, begun: Begun, more: Event, request: SamplingRequest, given_up: Flag
-    ) -> Generator[Event, None, Event]:
-        """Start and the tokens of the reply; returns done. It ends well however it ends."""
-        opened = begun.opened
-        n_before = opened.conversation.n_tokens
-        first = begun.recorded_from if begun.caches else None
-        recorder = Recorder(self._core, opened, self._filler, first)
-        decoder = self.decoders.take(opened.id)
-        reply = Reply(self._core, opened, decoder, sampling_of(request), recorder)
-        opened.conversation.begin_reply()
-        said = [token.as_json() for token in begun.said]
-        try:
-            yield {
-                "event": "start",
-                "conversation_id": opened.id,
-                "userTokens": said,
-                "left_positions": begun.left,
-            } | more
-            with self._core.computer.generating():
-                for token in reply.tokens(given_up):
-                    yield {"event": "token", "token": token.as_json()}
-        except UserError as error:  # logits that are not finite
-            raise OutOfRange(str(error)) from None
-        finally:
-            text = opened.conversation.end_reply()
-            self._end(begun, reply, recorder)
-            self.decoders.give_back(opened.id, decoder)
-            if opened.deleted:  # meanwhile, and what was kept of it was let go before
-                self.forget(opened.id)
-        # What is shown as complete outlives a process that is killed.
-        self._core.cache.wait_for_record(opened.id)
-        return {
-            "event": "done",
-            "conversation_id": opened.id,
-            "text": text,
-            "tokens": [token.as_json() for token in opened.conversation.tokens[n_before:]],
-            "userTokens": said,
-            "finish": reply.finish,
-            "left": len(begun.left),
-            "seconds": reply.seconds,
-        }
-
-    def _end(self, begun: Begun, reply: Reply, recorder: Recorder) -> None:
-        """Store the conversation, then the states that are not stored yet."""
-        opened = begun.opened
-        try:
-            reply.read_last()
-        finally:
-            n_tokens = opened.conversation.n_tokens
-            recorded = recorder.recorded
-            opened.uncached += spans_of(
-                [p for p in range(begun.recorded_from, n_tokens) if p not in recorded]
-            )
-            opened.n_recorded = n_tokens
-            self._shelf.save(opened)
-        recorder.store()
-        self._filler.add(opened, ())  # what follows the token before this turn is known
-
-
-def left_of(opened: Opened) -> list[int]:
-    """Positions that the model does not see any more."""
-    return [token.position for token in opened.conversation.tokens if not token.in_prompt]

@@ -20,11 +20,6 @@ class WaitingStates:
         self._n_bytes = 0
         self._lock = Lock()
 
-    @property
-    def n_bytes(self) -> int:
-        """Held now."""
-        return self._n_bytes
-
     def add(self, conversation_id: str, first: int, states: Hidden) -> None:
         """Hold `[token, state, d_model]` of the positions from `first` on."""
         with self._lock:

@@ -4,20 +4,20 @@ The address of the page is printed when the model is loaded; Ctrl-C ends it. Con
 under the artifacts folder. Nothing but this machine is served, unless a token is given.
 """
 
-import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sdlms.command import ComputeConfig, parameter_of
+from sdlms.command import ComputeConfig, add_command
 from sdlms.errors import UserError
+from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.explorer.http.hosts import allowed_hosts, is_loopback
-from sdlms.models.calibration import EXPONENTS, SIZE
+from sdlms.models.calibration import size_bytes
 from sdlms.options import options_of
-from sdlms.progress import LOGGER, set_up_logging
+from sdlms.progress import LOGGER
 from sdlms.storage.extras import require
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from sdlms.explorer.service import Explorer
 
-VARIABLES = {"artifacts": "SDLMS_ARTIFACTS", "token": "SDLMS_TOKEN"}
 TOKEN = r"[A-Za-z0-9._~-]{16,256}"  # what a URL and a header hold as it is
 CACHE = ".explorer"
-DAY_SECONDS = 86_400
+DAY_SECONDS, GB = 86_400, 10**9
+LIMITS = CacheLimits()  # what the cache takes where nothing else is said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,17 @@ class Config(ComputeConfig):
         Literal["auto", "none", "fp16", "int8"],
         "How hidden states are stored; auto takes the most exact under 100 MB per 1,000 tokens.",
     ] = "auto"
-    memory: Annotated[str, "Most memory for conversations."] = "1GB"
-    disk: Annotated[str, "Most disk for conversations that are not marked to be kept."] = "10GB"
-    max_age_days: Annotated[int, "Conversations not used for longer are deleted."] = 7
+    memory: Annotated[
+        str,
+        "Most memory for what is stored of conversations; the model, and up to 600 MB of what is "
+        "being computed, written and shown, come on top.",
+    ] = f"{LIMITS.memory_bytes // GB}GB"
+    disk: Annotated[str, "Most disk for conversations that are not marked to be kept."] = (
+        f"{LIMITS.disk_bytes // GB}GB"
+    )
+    max_age_days: Annotated[int, "Conversations not used for longer are deleted."] = int(
+        LIMITS.disk_seconds // DAY_SECONDS
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without torch."""
@@ -72,26 +80,24 @@ class Config(ComputeConfig):
 
 
 def bytes_of(flag: str, text: str) -> int:
-    """A size in bytes; GB are powers of 1000, GiB of 1024.
+    """What a size means in bytes.
 
     Raises:
         UserError: it is misspelt.
     """
-    match = SIZE.fullmatch(text)
-    if match is None or match[2] == "%":
-        raise UserError(f"{flag} '{text}' is no size. Write it like 500MB, 2GB or 2GiB.")
-    unit = match[2].lower()
-    return int(float(match[1]) * (1024 if "i" in unit else 1000) ** EXPONENTS[unit[0]])
+    try:
+        return size_bytes(text)
+    except ValueError:
+        raise UserError(f"{flag} '{text}' is no size. Write it like 500MB, 2GB or 2GiB.") from None
 
 
 def run(config: Config) -> None:
     """Serve until a signal says to stop; prints the address when the page can be used."""
     for module in ("fastapi", "uvicorn"):
         require(module, "web", "sdlms explore")
-    from sdlms.explorer.http.serving import (
-        listen,  # nothing heavy yet: a taken port is seen at once
-    )
+    from sdlms.explorer.http.serving import listen
 
+    # Nothing heavy is loaded yet: a taken port is seen at once.
     with listen(config.host, config.port) as listener:
         explorer = _explorer(config)
         try:
@@ -117,9 +123,8 @@ def _serve(config: Config, explorer: "Explorer", listener: "socket") -> None:
 
 def _explorer(config: Config) -> "Explorer":
     """The model and its conversations; what is wrong is found before weights are loaded."""
-    from sdlms.explorer.cache.limits import CacheLimits
     from sdlms.explorer.opening import Storage, open_explorer
-    from sdlms.lens.translators import find_tuned
+    from sdlms.lens.tuned_source import find_tuned
     from sdlms.models.architectures import check_causal
     from sdlms.models.device import device_of, dtype_of, set_threads
     from sdlms.models.inputs import read_model
@@ -144,13 +149,4 @@ def _explorer(config: Config) -> "Explorer":
 def add_explore(app: typer.Typer) -> None:
     """Add the command: its options are the fields of `Config` but the seed, which a reply has."""
     options = [option for option in options_of(Config) if option.name != "seed"]
-
-    def command(**given: Any) -> None:
-        set_up_logging(verbose=False, quiet=False)
-        run(Config(**{option.name: option.value(given[option.name]) for option in options}))
-
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter_of(option, VARIABLES.get(option.name)) for option in options]
-    )
-    text = inspect.cleandoc(__doc__ or "")
-    app.command("explore", help=text, short_help=text.partition("\n")[0])(command)
+    add_command(app, "explore", __doc__, options, lambda values: run(Config(**values)))

@@ -1,24 +1,23 @@
-"""A Chromium for the tests of the page, and an explorer in a process of its own."""
+"""A Chromium for the tests of the page, and a server for it."""
 
 import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from urllib.request import Request as Asked
 from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
+
+from sdlms.explorer.http.server import create_app
+from tests.explorer.http_server import served
+from tests.explorer.small import small_explorer
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 INSTALL = "no Chromium found; install one: apt-get install chromium (or set SDLMS_CHROMIUM)"
@@ -27,10 +26,8 @@ ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-INTERRUPTED = 130  # what the command line exits with at Ctrl-C
 REPLY_SECONDS = 60.0
 WAIT_SECONDS = 20.0  # for something on the page; a wait that ends well is as long as it must be
-START_SECONDS = 120.0  # a loaded machine imports torch slowly
 FIRST, SECOND = "What is the capital of France?", "And where does the river begin?"
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 400, "height": 800}
 # A policy that is violated says so in the page; the console says it only to some.
@@ -68,60 +65,37 @@ def launched() -> Iterator[Browser]:
 
 
 class Server:
-    """`sdlms explore` as a child process."""
+    """An explorer and its HTTP server in a thread.
 
-    def __init__(self, folder: Path, model: str = "sdlms-small", *words: str) -> None:
-        self._folder = folder
-        self._command = [sys.executable, "-m", "sdlms", "explore", "--model", model, *words]
-        self._command += ["--cache", str(folder / "cache"), "--artifacts", str(folder)]
-        self._port = "0"
-        self._process: subprocess.Popen[str] | None = None
+    Args:
+        folder: keeps the conversations.
+        model: an embedded one.
+        tuned_lens: folder of one, if any.
+    """
+
+    def __init__(
+        self, folder: Path, model: str = "sdlms-small", tuned_lens: Path | None = None
+    ) -> None:
+        self._folder, self._model, self._tuned_lens = folder, model, tuned_lens
+        self._port = 0
+        self._running = ExitStack()
         self.url = ""
 
     def start(self) -> None:
-        """Start it and wait for the line with its address, the last that it writes to stdout.
+        """Open the explorer and serve it; a second start has the port of the first."""
+        explorer = small_explorer(self._folder, self._tuned_lens, self._model)
+        self._running.callback(explorer.close)
+        host = self._running.enter_context(served(create_app(explorer), self._port))
+        self.url, self._port = f"http://{host}/", int(host.rpartition(":")[2])
 
-        The system chooses the port; a second start has the port of the first.
-        """
-        self._folder.mkdir(exist_ok=True)
-        with self.log.open("a") as log:
-            self._process = subprocess.Popen(
-                [*self._command, "--port", self._port],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        stopper = threading.Timer(START_SECONDS, self._process.kill)
-        stopper.start()
-        assert self._process.stdout is not None
-        lines = iter(self._process.stdout.readline, "")
-        self.url = next((each.strip() for each in lines if each.startswith("http")), "")
-        stopper.cancel()
-        assert self.url, f"no server: {self.log.read_text()}"
-        self.url = self.url.rstrip("/") + "/"
-        self._port = str(urlsplit(self.url).port)
+    def stop(self) -> None:
+        """End it, as Ctrl-C does."""
+        self._running.close()
 
     def restart(self) -> None:
-        """End it, as its user would, and start it at the same address."""
-        code = self.stop()
+        """End it and start it anew at the same address."""
+        self.stop()
         self.start()
-        assert code == INTERRUPTED, self.log.read_text()
-
-    @property
-    def log(self) -> Path:
-        """What it writes to stderr."""
-        return self._folder / "explore.log"
-
-    def stop(self) -> int:
-        """Interrupt it as Ctrl-C does; its exit code."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGINT)
-        try:
-            return self._process.wait(timeout=30)
-        finally:
-            self._process.kill()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
 
     def get(self, path: str) -> Any:
         """The JSON of an address below the server's own."""

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.explorer.cache.columns import HIDDEN, Columns, columns_of
+from sdlms.explorer.cache.columns import HIDDEN, Columns
 from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.cache.limits import CacheLimits
+from sdlms.explorer.cache.writer import Job
 
 Rows = dict[str, NDArray[np.generic]]
-SMALL = columns_of(3, 4, 2, "fp16")
+SMALL = Columns(3, 4, 2, "fp16")
 GROUPS = tuple(SMALL.groups)
 KEY = {"model": "tiny", "dtype": "float32"}
 NO_LIMITS = CacheLimits()
@@ -73,6 +74,15 @@ def holds(cache: Cache, name: str, n_tokens: int = 5, seed: int = 0) -> bool:
             return False
         assert are_equal(found.arrays, random_rows(group, n_tokens, seed))
     return cache.record(name) == {"name": name, "seed": seed}
+
+
+def settle(cache: Cache) -> None:
+    """Wait until the writer has done what was asked of it, and kept the limits afterwards."""
+    for _ in range(2):  # between the two the writer rests
+        with cache._changed:
+            if cache._writer.is_alive:
+                cache._writer.add(Job("", lambda: None, "nothing"))
+                cache._writer.wait_for(lambda job: True)
 
 
 def obstruct(path: Path, kind: str) -> None:

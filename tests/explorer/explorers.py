@@ -1,6 +1,8 @@
 """Explorers of the smallest embedded model and of tiny random ones, and what tests ask of them."""
 
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache
@@ -11,19 +13,21 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sdlms.explorer.cache.columns import StoreHidden, columns_of
+from sdlms.explorer.cache.columns import Columns, StoreHidden
 from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.cache.limits import CacheLimits
+from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import Core
 from sdlms.explorer.loaded import LoadedModel, load_for_exploring
 from sdlms.explorer.prompting import prompting_of
-from sdlms.explorer.questions import ChatRequest, Question, SamplingRequest
+from sdlms.explorer.questions import ChatRequest, Question
 from sdlms.explorer.service import Explorer
 from sdlms.explorer.settings import ExplorerSettings
 from sdlms.explorer.shelf import Opened
 from sdlms.lens.tuned import Tuned
 from sdlms.models.architectures import n_layers, text_config
 from sdlms.models.loading import find_model, load_tokenizer
+from sdlms.models.sampling import Sampling
 from sdlms.models.unembedding import logits_of
 from tests.models.tiny_models import random_model
 
@@ -70,7 +74,7 @@ def explorer_of(
 ) -> Explorer:
     """An explorer; without a folder it keeps everything in memory."""
     d_model = text_config(loaded.config).hidden_size
-    columns = columns_of(n_layers(loaded.config) + 1, d_model, N_TOP, store_hidden)
+    columns = Columns(n_layers(loaded.config) + 1, d_model, N_TOP, store_hidden)
     warnings: list[str] = []
     cache = Cache(folder, loaded.cache_key(), columns, limits or CacheLimits(), warnings.append)
     return Explorer(loaded, cache, tuned, settings)
@@ -95,10 +99,29 @@ def turn(
     explorer: Explorer, text: str, conversation_id: str | None = None, **sampling: Any
 ) -> list[Json]:
     """One turn; all its events."""
-    wanted = SamplingRequest(**{"max_new_tokens": 8, **sampling})
+    wanted = Sampling(**{"max_new_tokens": 8, **sampling})
     return list(
         explorer.chat(ChatRequest(text=text, conversation_id=conversation_id, sampling=wanted))
     )
+
+
+@contextmanager
+def standing_still(explorer: Explorer) -> Iterator[None]:
+    """Inside the block nothing is computed: a reply that has begun goes on behind it."""
+    begun, end = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        begun.set()
+        assert end.wait(30)
+
+    with ThreadPoolExecutor(1) as other:
+        standing = other.submit(core_of(explorer).computer.run, Urgency.CLICK, stand)
+        try:
+            assert begun.wait(30)
+            yield
+        finally:
+            end.set()
+            standing.result()
 
 
 def two_turns(explorer: Explorer) -> str:
@@ -112,8 +135,19 @@ def click(
     explorer: Explorer, conversation_id: str, position: int, **wishes: Any
 ) -> tuple[Json, list[Json]]:
     """The header, and the states in the order of the forward pass."""
-    header, *states = explorer.activations(conversation_id, position, Question(**wishes))
+    *_, (header, *states) = panels(explorer, conversation_id, position, **wishes)
     return header, states[::-1]
+
+
+def panels(
+    explorer: Explorer, conversation_id: str, position: int, **wishes: Any
+) -> list[list[Json]]:
+    """What is sent one after another: each time the header and the states, the final one first."""
+    sent: list[list[Json]] = []
+    for line in explorer.activations(conversation_id, position, Question(**wishes)):
+        sent += [[]] if "positions" in line else []
+        sent[-1].append(line)
+    return sent
 
 
 def core_of(explorer: Explorer) -> Core:

@@ -13,9 +13,9 @@ PATIENCE_SECONDS = 30.0
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
-    """Where `app` answers while the block lasts: host and port."""
-    listener = listen("127.0.0.1", 0)
+def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
+    """Where `app` answers while the block lasts: host and port; 0 takes any port."""
+    listener = listen("127.0.0.1", port)
     server = server_of(app, Limits(stop_seconds=1))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

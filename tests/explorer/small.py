@@ -1,4 +1,4 @@
-"""A real explorer of the smallest embedded model, and a client of its API."""
+"""A real explorer of an embedded model, else the smallest, and a client of its API."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from sdlms.models.loading import find_model
 HOME = "http://localhost"
 
 
-def small_explorer(folder: Path, tuned_lens: Path | None = None) -> Explorer:
-    """An explorer that keeps its conversations in `folder`."""
+def small_explorer(
+    folder: Path, tuned_lens: Path | None = None, model: str = "sdlms-small"
+) -> Explorer:
+    """An explorer in float32 on the CPU that keeps its conversations in `folder`."""
     storage = Storage(folder=folder, store_hidden="auto", limits=CacheLimits())
-    source = find_model("sdlms-small", None)
+    source = find_model(model, None)
     return open_explorer(source, torch.float32, torch.device("cpu"), storage, tuned_lens)
 
 

@@ -25,3 +25,13 @@ def same_after_record(conversation: Conversation, prompting: Prompting) -> bool:
     read = Conversation.from_record(record, prompting)
     seen = [read.seen(p) == conversation.seen(p) for p in range(read.n_tokens)]
     return read.to_record() == record and read.tokens == conversation.tokens and all(seen)
+
+
+def prompt_ids(conversation: Conversation) -> list[int]:
+    """What the model reads next."""
+    return [conversation.tokens[position].id for position in conversation.prompt()]
+
+
+def left_of(conversation: Conversation) -> list[int]:
+    """Positions that left the prompt."""
+    return [token.position for token in conversation.tokens if not token.in_prompt]

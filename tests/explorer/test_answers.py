@@ -11,6 +11,7 @@ from sdlms.explorer.questions import Question
 from sdlms.explorer.refusals import NotFound, OutOfRange
 from sdlms.explorer.service import Explorer
 from sdlms.explorer.settings import ExplorerSettings
+from sdlms.lens.rows import LensRows
 from sdlms.lens.tuned import Tuned
 from sdlms.models.unembedding import logits_of
 from tests.explorer.explorers import (
@@ -19,6 +20,7 @@ from tests.explorer.explorers import (
     half_model,
     n_tokens_of,
     opened_of,
+    panels,
     plain_probabilities,
     running,
     say,
@@ -171,6 +173,37 @@ def test_unfilled_rows_are_computed_at_the_click_and_then_stored() -> None:
         assert (first["source"], again["source"]) == ("computed", "memory")
         assert not first["recomputed"]
         assert states == stored
+
+
+def test_the_clicked_row_comes_before_its_context_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(small_model(), settings=ExplorerSettings(fill_rows=12)) as explorer:
+        core, measured = core_of(explorer), []
+        measure = core.measure
+
+        def noted(lens: str, hidden: np.ndarray, *asked: object) -> LensRows:  # type: ignore[type-arg]
+            measured.append(len(hidden))
+            return measure(lens, hidden, *asked)
+
+        monkeypatch.setattr(core, "measure", noted)
+        with core.computer.generating():  # holds the worker up
+            talk = two_turns(explorer)
+            for position in (20, n_tokens_of(explorer, talk) - 1):
+                measured.clear()
+                lines = explorer.activations(talk, position, Question(context_size=7))
+                assert next(lines)["positions"] == [position]
+                assert measured == [1]
+                lines.close()
+                # What is left is measured in pieces of 12 rows: others have their turn between.
+                (alone, *states), (whole, *final) = panels(explorer, talk, position, context_size=7)
+                is_last = position == n_tokens_of(explorer, talk) - 1
+                assert measured == [1, *([1] if is_last else []), 3, 3, 1]  # none twice
+                assert whole["positions"] == list(range(position - 7, position + 1))
+                for key in ("tokens", "decided_at"):
+                    assert alone[key] == whole[key][-1:]
+                assert [s["cells"] for s in states] == [s["cells"][-1:] for s in final]
+                assert len(panels(explorer, talk, position, context_size=7)) == 1
 
 
 def test_a_tuned_lens_translates_each_state_first() -> None:

@@ -116,6 +116,28 @@ def test_an_error_reaches_who_asked_and_nobody_else(computer: Computer) -> None:
     assert computer.run(Urgency.CLICK, lambda: 1) == 1
 
 
+def test_who_is_interrupted_while_he_waits_holds_nobody_up(
+    computer: Computer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    end, thread = held(computer)
+    with monkeypatch.context() as patched:
+        patched.setattr(computer._changed, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            computer.run(Urgency.CLICK, lambda: None)
+    end.set()
+    thread.join(10)
+    found: list[int] = []
+    client = threading.Thread(
+        target=lambda: found.append(computer.run(Urgency.GENERATION, lambda: 1))
+    )
+    client.start()
+    client.join(10)
+    assert found == [1]
+
+
 def test_who_waits_when_it_closes_is_refused(computer: Computer) -> None:
     end, thread = held(computer)
     refused: list[Exception] = []

@@ -9,7 +9,7 @@ import pytest
 from sdlms.errors import UserError
 from sdlms.explorer.conversation import Conversation
 from sdlms.models.chat import Message
-from tests.explorer.talks import ids_of, same_after_record, say
+from tests.explorer.talks import ids_of, left_of, same_after_record, say
 from tests.explorer.toy_tokenizers import (
     CHATML,
     STRICT,
@@ -88,7 +88,7 @@ def test_an_end_that_the_template_does_not_write_leaves_the_prompt() -> None:
     assert conversation.prompt()[-1] == end
     tokens = conversation.add_user("Why")
     assert tokens[0].text == "\n"
-    assert conversation.newly_left == [end]
+    assert left_of(conversation) == [end]
     assert end not in conversation.prompt()
     assert conversation.seen(end)[-1] == end
     assert end not in conversation.seen(end + 1)
@@ -111,42 +111,16 @@ def test_the_oldest_messages_leave_and_stay_in_the_conversation() -> None:
     first = say(conversation, prompting, "What is the capital?", " Yes.\n")
     second = say(conversation, prompting, "What is the number?", " No.\n")
     say(conversation, prompting, "Who is the lion?", " Yes.\n")
-    assert conversation.newly_left == [token.position for token in first]
+    assert left_of(conversation) == [token.position for token in first]
     assert not any(token.in_prompt for token in first)
     third = len(first) + len(second)
     assert conversation.prompt() == list(range(len(first), conversation.n_tokens))
     assert conversation.seen(third) == list(range(len(first), third + 1))
     assert conversation.seen(third - 1) == list(range(third))  # as it was then
-    assert conversation.same_prompt(third) == {third}
-    assert conversation.same_prompt(third - 1) == set(range(third))
+    assert conversation.prefixes.same_prompt(third) == {third}
+    assert conversation.prefixes.same_prompt(third - 1) == set(range(third))
     assert conversation.room == 40 - len(conversation.prompt())
     assert same_after_record(conversation, prompting)
-
-
-def test_messages_that_were_never_read_are_seen_behind_what_fits() -> None:
-    prompting = prompting_with(embedded_tokenizer(), context=30)
-    earlier = [Message("user", "What is the capital? " * 5), Message("assistant", "Yes.")]
-    conversation = Conversation("a", prompting, earlier)
-    conversation.add_user("Who?", 4)
-    left = conversation.newly_left
-    assert left == list(range(len(left)))
-    assert conversation.seen(left[-1]) == list(range(left[-1] - 29, left[-1] + 1))
-    assert conversation.same_prompt(3) == {0, 1, 2, 3}
-    assert conversation.same_prompt(left[-1]) == {left[-1]}
-
-
-def test_one_reading_serves_every_position_whose_reading_it_begins_with() -> None:
-    """Brute force, where messages and ends that the template does not write leave."""
-    prompting = prompting_with(embedded_tokenizer(), context=60)
-    earlier = [Message("user", "What is the capital? " * 9), Message("assistant", "Yes.")]
-    conversation = Conversation("a", prompting, earlier)
-    for end in ("\n", "<|endoftext|>", "", "\n", "<|endoftext|>", "\n"):
-        say(conversation, prompting, "Who is the lion?", " Yes." + end)
-    seen = [conversation.seen(position) for position in range(conversation.n_tokens)]
-    for position, read in enumerate(seen):
-        beginnings = {q for q in read if read[: read.index(q) + 1] == seen[q]}
-        assert conversation.same_prompt(position) == beginnings
-    assert len({len(conversation.same_prompt(read[-1])) for read in seen}) > 10
 
 
 @pytest.mark.parametrize("n_turns", [0, 2])
@@ -203,7 +177,7 @@ def test_others_may_read_while_a_turn_begins() -> None:
     def look() -> None:
         while not ended.is_set():
             position = conversation.n_tokens - 1
-            assert conversation.same_prompt(position) <= set(conversation.seen(position))
+            assert conversation.prefixes.same_prompt(position) <= set(conversation.seen(position))
             assert conversation.fork(reply, 5, "b").n_tokens == reply + 1
 
     before = sys.getswitchinterval()
@@ -227,7 +201,7 @@ def test_a_fork_is_equal_up_to_its_token() -> None:
     say(conversation, prompting, "Who is the 🙂 lion?", " Anna 🙂 is.\n")
     say(conversation, prompting, "Who is the cat?", " Yes.\n")
     before = conversation.to_record()
-    assert conversation.newly_left
+    assert left_of(conversation)
     smile = next(t.position for t in conversation.tokens if t.text == "🙂" and t.role != "user")
     instead = ids_of(prompting, "a")[0]
     forked = conversation.fork(smile, instead, "b")

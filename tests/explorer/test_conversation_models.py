@@ -7,11 +7,11 @@ from transformers import PreTrainedModel
 
 from sdlms.explorer.conversation import Conversation
 from sdlms.explorer.prompting import Prompting, prompting_of
-from sdlms.models.generating import Decoder
+from sdlms.models.generating import PIECE_TOKENS, Decoder
 from sdlms.models.loading import find_model, load_causal_model
 from sdlms.models.sampling import Sampling, sample
 from sdlms.models.unembedding import logits_of
-from tests.explorer.talks import same_after_record
+from tests.explorer.talks import left_of, prompt_ids, same_after_record
 from tests.explorer.toy_tokenizers import embedded_tokenizer, tiny_neox
 
 GREEDY = Sampling()
@@ -26,7 +26,7 @@ def small() -> PreTrainedModel:
 def generate(conversation: Conversation, decoder: Decoder, most: int) -> None:
     """A greedy reply, every token of which is read."""
     conversation.begin_reply()
-    ids = decoder.missing(conversation.prompt_ids())
+    ids = decoder.missing(prompt_ids(conversation))
     for _ in range(min(most, conversation.room)):
         step = decoder.extend(ids)
         ids = [sample(step.logits, GREEDY, GREEDY.generator())]
@@ -40,18 +40,16 @@ def generate(conversation: Conversation, decoder: Decoder, most: int) -> None:
 def test_the_embedded_model_beyond_its_context(small: PreTrainedModel) -> None:
     prompting = prompting_of(small, embedded_tokenizer())
     conversation = Conversation("a", prompting)
-    n_left = 0
-    with Decoder(small) as decoder:
-        for number in range(24):
-            conversation.add_user(f"What is the capital of France, and what is {number}?", 40)
-            n_left += len(conversation.newly_left)
-            assert len(conversation.prompt()) + 40 <= 512
-            generate(conversation, decoder, 40)
-            assert decoder.ids == conversation.prompt_ids()
-        seen = conversation.seen(conversation.n_tokens - 1)
-        whole = Decoder(small).extend([conversation.tokens[position].id for position in seen])
+    decoder = Decoder(small)
+    for number in range(24):
+        conversation.add_user(f"What is the capital of France, and what is {number}?", 40)
+        assert len(conversation.prompt()) + 40 <= 512
+        generate(conversation, decoder, 40)
+        assert decoder.ids == prompt_ids(conversation)
+    seen = conversation.seen(conversation.n_tokens - 1)
+    whole = Decoder(small).extend([conversation.tokens[position].id for position in seen])
     assert conversation.n_tokens > 600
-    assert n_left == conversation.n_tokens - len(conversation.prompt()) > 100
+    assert len(left_of(conversation)) == conversation.n_tokens - len(seen) > 100
     assert seen == conversation.prompt()
     # What is read again for a click is what was read when the token was made.
     assert_close(logits_of(small, whole.states[-1, -1]), whole.logits, rtol=0, atol=1e-5)
@@ -63,11 +61,11 @@ def test_the_last_state_predicts_while_decoding(small: PreTrainedModel) -> None:
     conversation = Conversation("a", prompting)
     conversation.add_user("What is the capital of France?")
     conversation.begin_reply()
-    with Decoder(small) as decoder:
-        step = decoder.extend(conversation.prompt_ids())
-        while not conversation.reply_ended and conversation.room:
-            assert_close(logits_of(small, step.states[-1, -1]), step.logits, rtol=0, atol=1e-5)
-            step = decoder.extend([conversation.append(int(step.logits.argmax())).id])
+    decoder = Decoder(small)
+    step = decoder.extend(prompt_ids(conversation))
+    while not conversation.reply_ended and conversation.room:
+        assert_close(logits_of(small, step.states[-1, -1]), step.logits, rtol=0, atol=1e-5)
+        step = decoder.extend([conversation.append(int(step.logits.argmax())).id])
     assert conversation.end_reply()
 
 
@@ -77,23 +75,24 @@ def test_ten_thousand_tokens() -> None:
     model = tiny_neox(3072, 16_384)
     conversation = Conversation("a", prompting)
     states = []
-    with Decoder(model) as decoder:
-        for number in range(5):
-            conversation.add_user(f"{number}" + " the lion and the cat" * 400, 20)
-            conversation.begin_reply()
-            step = decoder.extend(decoder.missing(conversation.prompt_ids()))
-            for _ in range(20):
-                states.append(step.states)
-                token = conversation.append(int(step.logits.argmax()))
-                step = decoder.extend([token.id])
+    decoder = Decoder(model)
+    for number in range(5):
+        conversation.add_user(f"{number}" + " the lion and the cat" * 400, 20)
+        conversation.begin_reply()
+        step = decoder.extend(decoder.missing(prompt_ids(conversation)))
+        for _ in range(20):
             states.append(step.states)
-            conversation.end_reply()
-        assert decoder.ids == conversation.prompt_ids()
+            token = conversation.append(int(step.logits.argmax()))
+            step = decoder.extend([token.id])
+        states.append(step.states)
+        conversation.end_reply()
+    assert decoder.ids == prompt_ids(conversation)
     assert conversation.n_tokens > 10_000
     assert conversation.prompt() == list(range(conversation.n_tokens))
-    assert not conversation.newly_left
-    whole = Decoder(model).extend(conversation.prompt_ids())
-    assert_close(torch.cat(states), whole.states, rtol=0, atol=1e-5)
+    again, ids = Decoder(model), prompt_ids(conversation)
+    pieces = [ids[n : n + PIECE_TOKENS] for n in range(0, len(ids), PIECE_TOKENS)]
+    whole = [again.extend(piece).states for piece in pieces]
+    assert_close(torch.cat(states), torch.cat(whole), rtol=0, atol=1e-5)
     assert same_after_record_sampled(conversation, prompting)
 
 

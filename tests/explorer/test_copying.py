@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 
 from sdlms.explorer.conversation import Conversation
@@ -30,3 +32,15 @@ def test_rows_that_are_not_there_are_left_out() -> None:
         explorer._shelf.add(target)
         copy_rows(core, opened_of(explorer, talk), target, 9)
         assert core.cache.present("other", "logit", 30).sum() == 4
+
+
+def test_states_that_nobody_kept_are_not_lost_in_the_copy(tmp_path: Path) -> None:
+    with running(small_model(), tmp_path) as explorer:
+        core, talk = core_of(explorer), two_turns(explorer)
+        assert explorer.wait_until_filled(30)
+        core.cache.truncate(talk, 5, "hidden")
+        target = Opened(Conversation("other", core.loaded.prompting))
+        explorer._shelf.add(target)
+        copy_rows(core, opened_of(explorer, talk), target, 9)
+        target.n_recorded = 9
+        assert [target.was_recorded(p) for p in range(10)] == [True] * 5 + [False] * 5

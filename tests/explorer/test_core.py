@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from sdlms.explorer.refusals import OutOfRange
 from sdlms.explorer.settings import ExplorerSettings
 from sdlms.lens.tuned import Tuned
 from tests.explorer.explorers import core_of, running, small_model, tiny_model
+from tests.models.word_tokenizers import word_tokenizer
 
 
 def test_layers_become_states_in_the_order_of_the_forward_pass() -> None:
@@ -45,3 +48,13 @@ def test_texts_of_tokens_make_up_the_text() -> None:
         core = core_of(explorer)
         ids = core.ids_of("The sky is blue.")
         assert "".join(core.text_of(token_id) for token_id in ids) == "The sky is blue."
+
+
+def test_tokens_are_those_that_stand_in_running_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of Llama 2, which puts a space before every text that it is given."""
+    with running(small_model()) as explorer:
+        core = core_of(explorer)
+        tokenizer = word_tokenizer("prepend")
+        monkeypatch.setattr(core, "loaded", replace(core.loaded, tokenizer=tokenizer))
+        words = [tokenizer.convert_ids_to_tokens(core.ids_of(t)) for t in ("Paris", " Paris")]
+    assert words == [["Paris"], ["▁Paris"]]

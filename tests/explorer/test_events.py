@@ -1,9 +1,11 @@
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from sdlms.explorer.events import Pieces
+from sdlms.explorer.events import Ahead, Pieces
+from sdlms.explorer.refusals import BadRequest, Closed
 
 
 def numbers(log: list[str], given_up: threading.Event | None = None) -> Generator[int]:
@@ -46,15 +48,73 @@ def test_closing_ends_what_was_begun() -> None:
     pieces.close()
 
 
-def test_one_thread_may_close_while_another_makes_a_piece() -> None:
+def test_a_piece_that_is_being_made_is_made_to_its_end_before_it_closes() -> None:
+    log: list[str] = []
+    goes_on = threading.Event()
+    pieces = Pieces(numbers(log, goes_on))
+    assert next(pieces) == 0
+    with ThreadPoolExecutor(2) as others:
+        rest = others.submit(list, pieces)
+        closing = others.submit(pieces.close)
+        goes_on.set()
+        closing.result()
+        assert rest.result() == []
+    assert log[-1] == "ended"
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as opened:
+        yield opened
+
+
+def test_items_are_made_before_anybody_takes_them(threads: ThreadPoolExecutor) -> None:
+    log: list[str] = []
+    ahead = Ahead(numbers(log), threading.Event(), threads)
+    wait([ahead._end])
+    assert log == [*(f"made {n}" for n in range(5)), "ended"]
+    assert list(ahead) == [0, 1, 2, 3, 4]
+    assert list(ahead) == []
+
+
+def test_the_first_item_is_refused_where_it_is_asked_for(threads: ThreadPoolExecutor) -> None:
+    def refused() -> Generator[int]:
+        raise BadRequest("no")
+        yield 0
+
+    with pytest.raises(BadRequest):
+        Ahead(refused(), threading.Event(), threads)
+
+
+def failing(error: Exception) -> Generator[int]:
+    yield 0
+    raise error
+
+
+def test_what_goes_wrong_later_reaches_who_reads(threads: ThreadPoolExecutor) -> None:
+    ahead = Ahead(failing(KeyError("x")), threading.Event(), threads)
+    assert next(ahead) == 0
+    with pytest.raises(KeyError):
+        next(ahead)
+
+
+@pytest.mark.parametrize(("error", "is_said"), [(KeyError("x"), True), (Closed("the end"), False)])
+def test_what_nobody_reads_is_said_unless_it_is_no_bug(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, error: Exception, is_said: bool
+) -> None:
+    ahead = Ahead(failing(error), threading.Event(), threads)
+    ahead.close()
+    assert ("nobody waited for failed: KeyError('x')" in caplog.text) is is_said
+
+
+def test_closing_gives_up_waits_and_ends_who_reads(threads: ThreadPoolExecutor) -> None:
     log: list[str] = []
     given_up = threading.Event()
-    pieces = Pieces(numbers(log, given_up), given_up)
-    assert next(pieces) == 0
-    rest: list[int] = []
-    reader = threading.Thread(target=lambda: rest.extend(pieces))
-    reader.start()
-    pieces.close()
-    reader.join(10)
-    assert not reader.is_alive()
-    assert (rest, log[-1]) == ([], "ended")
+    ahead = Ahead(numbers(log, given_up), given_up, threads)
+    assert next(ahead) == 0
+    reading = threads.submit(lambda: list(ahead))
+    ahead.close()
+    assert log == ["made 0", "ended"]
+    assert reading.result(10) == []
+    ahead.close()
+    assert list(ahead) == []

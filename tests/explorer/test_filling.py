@@ -123,7 +123,7 @@ def test_deleted_conversations_are_not_filled() -> None:
             explorer._filler.add(opened, [0, 1])
             assert explorer.status()["unfilled_tokens"] == 0
         assert explorer.wait_until_filled(30)
-        assert not core_of(explorer).waiting.n_bytes
+        assert not core_of(explorer).waiting._held
 
 
 def test_batches_are_bounded() -> None:

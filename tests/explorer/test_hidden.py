@@ -6,11 +6,15 @@ import torch
 
 from sdlms.explorer.core import HIDDEN
 from sdlms.explorer.hidden import hidden_of
-from sdlms.explorer.questions import ChatRequest, Message, SamplingRequest
+from sdlms.explorer.loaded import LoadedModel
+from sdlms.explorer.prompting import prompting_of
+from sdlms.explorer.questions import ChatRequest
 from sdlms.explorer.service import Explorer
 from sdlms.lens.residuals import residuals
 from sdlms.lens.states import states_of
 from sdlms.models.architectures import n_layers
+from sdlms.models.chat import Message
+from sdlms.models.sampling import Sampling
 from tests.explorer.explorers import (
     click,
     core_of,
@@ -23,6 +27,7 @@ from tests.explorer.explorers import (
     tiny_model,
     two_turns,
 )
+from tests.explorer.toy_tokenizers import CHATML, tiny_neox, with_template
 
 
 def plain_states(explorer: Explorer, talk: str, position: int) -> torch.Tensor:
@@ -136,7 +141,7 @@ def test_messages_that_never_fitted_can_be_clicked() -> None:
         ]
     with running(loaded) as explorer:
         request = ChatRequest(
-            text="And now?", messages=messages, sampling=SamplingRequest(max_new_tokens=8)
+            text="And now?", messages=messages, sampling=Sampling(max_new_tokens=8)
         )
         events = list(explorer.chat(request))
         talk = events[0]["conversation_id"]
@@ -158,11 +163,13 @@ def test_only_the_states_that_are_asked_for_come() -> None:
         )
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # 3 s
 def test_ten_thousand_tokens() -> None:
-    loaded = tiny_model("gpt_neox-parallel", 16_384)
+    tokenizer = with_template("byte-level", CHATML)  # a token per letter, and few tokens
+    model = tiny_neox(len(tokenizer), 16_384)
+    loaded = LoadedModel(model, tokenizer, prompting_of(model, tokenizer), {"name": "tiny"})
     with running(loaded) as explorer:
-        text = "so it goes on and on " * 2_000
+        text = "so it goes on and on " * 570
         talk = say(explorer, text, max_new_tokens=20)["conversation_id"]
         n_tokens = n_tokens_of(explorer, talk)
         assert n_tokens > 10_000

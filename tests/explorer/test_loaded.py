@@ -17,7 +17,7 @@ def test_the_key_tells_models_and_dtypes_apart() -> None:
     assert keys[0] == small_model().cache_key()
     assert all(a != b for n, a in enumerate(keys) for b in keys[:n])
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"dtype"}
-    assert keys[0]["weights"]["model.safetensors"]
+    assert keys[0]["weights"]["model.safetensors"] and keys[0]["device"] == "cpu"
 
 
 def test_a_loaded_model_is_ready_to_be_asked() -> None:

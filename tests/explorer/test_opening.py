@@ -1,11 +1,13 @@
 """An explorer from a model's name, a folder and, where wanted, a tuned lens."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from sdlms.errors import UserError
+from sdlms.explorer import opening
 from sdlms.lens.tuned import Tuned
 from sdlms.lens.tuned_files import write_tuned
 from sdlms.models.loading import find_model, load_config
@@ -60,3 +62,19 @@ def test_a_lens_that_changes_nothing_says_what_the_logit_lens_says(
 def test_a_folder_without_a_lens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no tuned lens"):
         small_explorer(tmp_path / "cache", tmp_path)
+
+
+def test_rows_of_another_way_to_multiply_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing breaks: the others lie beside, and age."""
+    explorer = small_explorer(tmp_path)
+    chat(client_of(explorer))
+    explorer.close()
+    monkeypatch.setattr(opening, "unembed_dtype_of", lambda name, model: "bfloat16")
+    explorer = small_explorer(tmp_path)
+    assert explorer.conversations() == []
+    assert explorer.status()["disk_used_mb"] > 0 and not explorer.status()["warnings"]
+    explorer.close()
+    keys = [json.loads(path.read_bytes()) for path in tmp_path.glob("*/.key.json")]
+    assert sorted(key["unembed"] for key in keys) == ["bfloat16", "float32"]

@@ -2,12 +2,14 @@ import subprocess
 import sys
 
 from sdlms.explorer.questions import ChatRequest, Question
+from sdlms.explorer.settings import ExplorerSettings
 
 
 def test_a_question_without_wishes_asks_for_everything() -> None:
     question = Question()
     assert question.include_context
-    assert (question.layers, question.context_size, question.lens) == (None, None, "logit")
+    assert (question.layers, question.lens, question.pins) == (None, "logit", ())
+    assert question.context_size == ExplorerSettings().context_size
 
 
 def test_a_chat_keeps_its_activations_and_is_greedy() -> None:
@@ -16,9 +18,9 @@ def test_a_chat_keeps_its_activations_and_is_greedy() -> None:
     assert request.sampling.temperature == 0
 
 
-def test_questions_and_settings_need_nothing_heavy() -> None:
+def test_settings_and_refusals_need_nothing_heavy() -> None:
     program = (
-        "import sys, sdlms.explorer.questions, sdlms.explorer.settings, sdlms.explorer.refusals\n"
+        "import sys, sdlms.explorer.settings, sdlms.explorer.refusals\n"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -13,6 +13,7 @@ from sdlms.explorer.service import Explorer
 from sdlms.explorer.shelf import Opened
 from sdlms.models.sampling import Sampling
 from tests.explorer.explorers import core_of, running, small_model, tiny_model
+from tests.explorer.talks import prompt_ids
 
 NEVER = Flag()
 
@@ -36,7 +37,7 @@ def test_greedy_tokens_are_those_of_transformers() -> None:
     loaded = tiny_model("llama")
     with running(loaded) as explorer:
         opened, reply, _ = begun(explorer)
-        prompt = opened.conversation.prompt_ids()
+        prompt = prompt_ids(opened.conversation)
         own = [token.id for token in reply.tokens(NEVER)]
         assert reply.finish == "length"
     ids = torch.tensor([prompt])
@@ -62,7 +63,7 @@ def test_states_of_all_tokens_are_recorded_the_last_one_too() -> None:
         stored = core_of(explorer).cache.get("talk", "hidden", range(n_tokens))
         assert stored.present.all()
         read = small_model().model(
-            torch.tensor([opened.conversation.prompt_ids()]), output_hidden_states=True
+            torch.tensor([prompt_ids(opened.conversation)]), output_hidden_states=True
         )
         expected = read.hidden_states[1][0].detach().numpy()
         found = stored.arrays["hidden"][:, 1].astype(np.float32)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from sdlms.explorer import shelf
+from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.explorer.conversation import Conversation
 from sdlms.explorer.refusals import NotFound
+from tests.explorer.cached_rows import settle
 from tests.explorer.explorers import (
     click,
     core_of,
@@ -94,7 +96,7 @@ def test_a_record_that_cannot_be_read_does_not_hide_the_others(
         talk = two_turns(explorer)
         record = core_of(explorer).cache.record(talk)
         core_of(explorer).cache.save_record("other", {**(record or {}), **change})
-        core_of(explorer).cache.flush()
+        settle(core_of(explorer).cache)
         if not {"title", "updated"} & set(change):
             with pytest.raises(NotFound):
                 explorer.conversation("other")
@@ -160,3 +162,88 @@ def test_nobody_reads_a_conversation_again_while_its_files_go(
         monkeypatch.setattr(cache, "delete", looked_at)
         explorer.delete(talk)
         assert talk not in cache.ids()
+
+
+def test_a_list_that_is_made_meanwhile_does_not_bring_a_deleted_one_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with running(small_model(), tmp_path) as explorer:
+        talk = str(say(explorer, "Hello")["conversation_id"])
+        cache = core_of(explorer).cache
+        explorer._shelf._summaries.clear()
+        record = cache.record
+
+        def then_deleted(conversation_id: str) -> Any:
+            found = record(conversation_id)
+            monkeypatch.undo()
+            explorer.delete(talk)
+            return found
+
+        monkeypatch.setattr(cache, "record", then_deleted)
+        explorer.conversations()
+        assert explorer.conversations() == [] and not explorer._shelf._summaries
+
+
+def test_while_one_is_read_others_are_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with running(small_model(), tmp_path) as explorer:
+        talks = [str(say(explorer, f"Hello {n}")["conversation_id"]) for n in range(20)]
+    with running(small_model(), tmp_path) as explorer:
+        cache = core_of(explorer).cache
+        begun, gate = Event(), Event()
+        record = cache.record
+
+        def slowly(conversation_id: str) -> Any:
+            if conversation_id == talks[0]:
+                begun.set()
+                assert gate.wait(30)
+            return record(conversation_id)
+
+        monkeypatch.setattr(cache, "record", slowly)
+        gates = explorer._shelf._gates
+        others = [talk for talk in talks if gates.of(talk) is not gates.of(talks[0])]
+        assert others
+        with ThreadPoolExecutor(3) as pool:
+            readers = [pool.submit(opened_of, explorer, talks[0]) for _ in range(3)]
+            assert begun.wait(30)
+            assert opened_of(explorer, others[0]).id == others[0]
+            explorer.delete(others[0])
+            gate.set()
+            assert len({id(reader.result()) for reader in readers}) == 1
+
+
+def test_long_conversations_are_put_away_sooner(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with running(small_model(), tmp_path) as explorer:
+        first, second = (two_turns(explorer) for _ in range(2))
+        n_tokens = n_tokens_of(explorer, first) + n_tokens_of(explorer, second)
+        assert len(explorer._shelf._kept) == 2
+        monkeypatch.setattr(shelf, "KEPT_TOKENS", n_tokens - 1)
+        explorer.conversation(second)
+        assert list(explorer._shelf._kept) == [second]
+        monkeypatch.setattr(shelf, "KEPT_TOKENS", 1)
+        explorer.conversation(second)
+        assert list(explorer._shelf._kept) == [second]  # what is looked at stays
+
+
+def test_what_left_the_disk_is_not_lost(tmp_path: Path) -> None:
+    limits = CacheLimits(disk_bytes=1)
+    loaded = small_model()
+    with running(loaded, tmp_path, limits=limits) as explorer:
+        talk = two_turns(explorer)
+        assert explorer.wait_until_filled(30)
+        two_turns(explorer)
+        assert explorer.wait_until_filled(30)
+        settle(core_of(explorer).cache)
+        assert core_of(explorer).cache.n_evictions(talk)
+        header, _ = click(explorer, talk, 12)
+        assert (header["source"], header["recomputed"]) == ("computed", False)
+        assert say(explorer, "And then?", talk)["tokens"]
+    with running(loaded, tmp_path) as explorer:  # the record knows it too
+        core_of(explorer).cache.truncate(talk, 0)
+        assert not click(explorer, talk, 12)[0]["recomputed"]
+        last = n_tokens_of(explorer, talk) - 2
+        core_of(explorer).cache.truncate(talk, 0)
+        assert click(explorer, talk, last)[0]["recomputed"]

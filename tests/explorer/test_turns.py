@@ -4,9 +4,11 @@ from dataclasses import replace
 import pytest
 
 from sdlms.explorer.prompting import prompting_of
-from sdlms.explorer.questions import ChatRequest, Message, SamplingRequest
+from sdlms.explorer.questions import ChatRequest
 from sdlms.explorer.refusals import BadRequest, NotFound, OutOfRange, TooLarge, TooMany
 from sdlms.explorer.settings import ExplorerSettings
+from sdlms.models.chat import Message
+from sdlms.models.sampling import Sampling
 from tests.explorer.explorers import (
     click,
     core_of,
@@ -16,13 +18,14 @@ from tests.explorer.explorers import (
     running,
     say,
     small_model,
+    standing_still,
     tiny_model,
     turn,
     two_turns,
 )
 from tests.explorer.toy_tokenizers import STRICT
 
-LONG = SamplingRequest(max_new_tokens=60)
+LONG = Sampling(max_new_tokens=60)
 
 
 def test_events_come_in_order_and_the_end_repeats_them() -> None:
@@ -98,10 +101,11 @@ def test_messages_open_a_conversation() -> None:
 
 def test_another_turn_in_the_same_conversation_waits_for_its_end() -> None:
     with running(tiny_model("llama")) as explorer:
-        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
-        talk = next(events)["conversation_id"]
-        with pytest.raises(TooMany):
-            say(explorer, "Me too", talk)
+        with standing_still(explorer):
+            events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+            talk = next(events)["conversation_id"]
+            with pytest.raises(TooMany):
+                say(explorer, "Me too", talk)
         events.close()
         say(explorer, "Now me", talk)
 
@@ -109,17 +113,19 @@ def test_another_turn_in_the_same_conversation_waits_for_its_end() -> None:
 def test_so_many_replies_at_once() -> None:
     settings = ExplorerSettings(n_generations=2)
     with running(tiny_model("llama"), settings=settings) as explorer:
-        held = [explorer.chat(ChatRequest(text="Talk", sampling=LONG)) for _ in range(2)]
-        with pytest.raises(TooMany):
-            say(explorer, "Me too")
+        with standing_still(explorer):
+            held = [explorer.chat(ChatRequest(text="Talk", sampling=LONG)) for _ in range(2)]
+            with pytest.raises(TooMany):
+                say(explorer, "Me too")
         held[0].close()
         say(explorer, "Now me")
+        list(held[1])
         # A refused one takes no place.
         for _ in range(3):
             with pytest.raises(NotFound):
                 say(explorer, "Who?", "nobody")
-        say(explorer, "Still me")
-        held[1].close()
+        with standing_still(explorer):
+            held = [explorer.chat(ChatRequest(text="Talk", sampling=LONG)) for _ in range(2)]
 
 
 def test_clicks_are_answered_while_a_reply_is_generated() -> None:
@@ -153,9 +159,7 @@ def test_longer_than_may_be_is_refused_and_changes_nothing() -> None:
                 say(explorer, "Go on", talk, max_new_tokens=n_new)
         last = before["tokens"][-1]
         with pytest.raises(TooLarge):
-            explorer.regenerate(
-                talk, last["position"], last["id"], SamplingRequest(max_new_tokens=90)
-            )
+            explorer.regenerate(talk, last["position"], last["id"], Sampling(max_new_tokens=90))
         assert explorer.conversation(talk) == before
         say(explorer, "Go on", talk)
         with pytest.raises(TooLarge):
@@ -180,7 +184,7 @@ def test_so_many_conversations() -> None:
         with pytest.raises(TooMany):
             say(explorer, "Hello again")
         with pytest.raises(TooMany):
-            explorer.regenerate(talk, n_tokens_of(explorer, talk) - 1, 5, SamplingRequest())
+            explorer.regenerate(talk, n_tokens_of(explorer, talk) - 1, 5, Sampling())
         say(explorer, "Go on", talk)
 
 
@@ -202,7 +206,7 @@ def test_regenerating_goes_on_from_another_token() -> None:
             t["position"] for t in old if t["message_index"] == 1 and t["message_start"]
         )
         other = 300 if old[position]["id"] != 300 else 301
-        events = list(explorer.regenerate(talk, position, other, SamplingRequest(max_new_tokens=6)))
+        events = list(explorer.regenerate(talk, position, other, Sampling(max_new_tokens=6)))
         new = events[0]["conversation_id"]
         assert new != talk
         start, done = events[0]["tokens"], events[-1]["tokens"]
@@ -228,7 +232,7 @@ def test_only_tokens_of_replies_are_regenerated() -> None:
             (n_tokens_of(explorer, talk) - 1, 3072, OutOfRange),
         ):
             with pytest.raises(refusal):
-                explorer.regenerate(talk, position, token_id, SamplingRequest())
+                explorer.regenerate(talk, position, token_id, Sampling())
 
 
 def test_a_title_given_during_a_reply_stays() -> None:

@@ -1,9 +1,7 @@
 """Turns that are given up, deleted, closed, fail or are killed: what was said is kept."""
 
 import errno
-import signal
-import subprocess
-import sys
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,42 +11,25 @@ from pathlib import Path
 import pytest
 
 from sdlms.explorer.cache.disk import DiskLevel
-from sdlms.explorer.questions import ChatRequest, SamplingRequest
-from sdlms.explorer.refusals import Closed, OutOfRange
+from sdlms.explorer.questions import ChatRequest
+from sdlms.explorer.refusals import Closed
+from sdlms.explorer.service import Explorer
+from sdlms.explorer.settings import ExplorerSettings
+from sdlms.models.sampling import Sampling
 from tests.explorer.explorers import (
     click,
     core_of,
+    n_tokens_of,
     opened_of,
     running,
     say,
     small_model,
+    standing_still,
     tiny_model,
 )
+from tests.explorer.http_server import wait_until
 
-ROOT = Path(__file__).parents[2]
-LONG = SamplingRequest(max_new_tokens=60)
-# A disk that takes its time, and a process that is gone as soon as the reply is complete.
-KILLED = """
-import os, signal, sys, time
-from pathlib import Path
-from sdlms.explorer.cache.disk import DiskLevel
-from tests.explorer.explorers import explorer_of, small_model, turn
-
-write_record = DiskLevel.write_record
-
-def slowly(self, conversation, content):
-    time.sleep(0.3)
-    write_record(self, conversation, content)
-
-DiskLevel.write_record = slowly
-explorer = explorer_of(small_model(), Path(sys.argv[1]))
-talk = None
-for text in ("What is two plus two?", "And three?"):
-    talk = turn(explorer, text, talk)[-1]["conversation_id"]
-tokens = explorer.conversation(talk)["tokens"]
-print(talk, *(token["id"] for token in tokens), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+LONG = Sampling(max_new_tokens=60)
 
 
 def test_a_client_that_goes_away_ends_the_turn_and_what_was_said_stays(tmp_path: Path) -> None:
@@ -60,7 +41,7 @@ def test_a_client_that_goes_away_ends_the_turn_and_what_was_said_stays(tmp_path:
         events.close()
         assert list(events) == []
         tokens = explorer.conversation(talk)["tokens"]
-        assert [token["id"] for token in tokens[-5:]] == said
+        assert replied(explorer, talk)[:5] == said
         assert explorer.wait_until_filled(30)
         header, _ = click(explorer, talk, len(tokens) - 2)
         assert (header["source"], header["recomputed"]) == ("memory", False)
@@ -70,15 +51,42 @@ def test_a_client_that_goes_away_ends_the_turn_and_what_was_said_stays(tmp_path:
         assert len(explorer.conversation(talk)["tokens"]) > len(tokens)
 
 
+def replied(explorer: Explorer, talk: str) -> list[int]:
+    """The ids of the first reply."""
+    return [t["id"] for t in explorer.conversation(talk)["tokens"] if t["role"] == "assistant"]
+
+
 def test_a_client_that_goes_away_at_once_leaves_a_whole_conversation() -> None:
     with running(tiny_model("llama")) as explorer:
-        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
-        events.close()
+        with standing_still(explorer):
+            events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+            closing = threading.Thread(target=events.close)
+            closing.start()
+            wait_until(events._given_up)
+        closing.join(10)
         (listed,) = explorer.conversations()
         talk = listed["conversation_id"]
+        assert len(replied(explorer, talk)) <= 1
         assert say(explorer, "Are you there?", talk)["tokens"]
-        header, _ = click(explorer, talk, 3)
-        assert (header["source"], header["recomputed"]) == ("computed", False)
+        assert not click(explorer, talk, 3)[0]["recomputed"]
+
+
+def test_a_client_that_reads_nothing_holds_nothing_up() -> None:
+    settings = ExplorerSettings(n_generations=1)
+    with running(tiny_model("llama"), settings=settings) as explorer:
+        unread = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        talk = next(unread)["conversation_id"]
+        deadline = time.monotonic() + 30
+        while opened_of(explorer, talk).busy.locked() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert explorer.wait_until_filled(30)
+        n_tokens = n_tokens_of(explorer, talk)
+        present = core_of(explorer).cache.present(talk, "logit", n_tokens)
+        assert present.sum() == n_tokens - 1
+        assert say(explorer, "And now me")["tokens"]
+        assert say(explorer, "Go on", talk)["tokens"]
+        rest = list(unread)  # all the same, for whoever reads on
+        assert [event["event"] for event in rest] == ["token"] * 60 + ["done"]
 
 
 def test_deleting_a_conversation_ends_its_turn_and_leaves_nothing(tmp_path: Path) -> None:
@@ -87,10 +95,16 @@ def test_deleting_a_conversation_ends_its_turn_and_leaves_nothing(tmp_path: Path
         talk = next(events)["conversation_id"]
         next(events)
         explorer.delete(talk)
+        assert list(events)[-1]["finish"] in ("cancelled", "length")
+        with standing_still(explorer):
+            events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+            other = next(events)["conversation_id"]
+            explorer.delete(other)
         rest = list(events)
         assert rest[-1]["finish"] == "cancelled"
         assert len(rest) < 5
         explorer.close()
+        assert not list(tmp_path.rglob(f"{other}*"))
         assert not list(tmp_path.rglob(f"{talk}*"))
 
 
@@ -100,9 +114,12 @@ def test_closing_ends_turns_and_stores_what_was_said(tmp_path: Path) -> None:
         events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
         talk = next(events)["conversation_id"]
         said = [next(events)["token"]["id"] for _ in range(3)]
+        explorer.close()
+        assert list(events)[-1]["event"] == "done"
+        with pytest.raises(Closed):
+            explorer.chat(ChatRequest(text="Talk", sampling=LONG))
     with running(loaded, tmp_path) as explorer:
-        tokens = explorer.conversation(talk)["tokens"]
-        assert [token["id"] for token in tokens[-3:]] == said
+        assert replied(explorer, talk)[:3] == said
 
 
 def test_closing_while_replies_are_generated_does_not_hang() -> None:
@@ -122,31 +139,25 @@ def drained(events: Iterator[object]) -> None:
         list(events)
 
 
-def test_logits_that_are_not_finite_end_the_turn_with_a_reason() -> None:
-    loaded = tiny_model("llama")
-    head = loaded.model.get_output_embeddings().weight
-    before = head.data.clone()
-    with running(loaded) as explorer:
-        try:
-            head.data[5] = float("nan")
-            events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
-            talk = next(events)["conversation_id"]
-            with pytest.raises(OutOfRange, match="finite"):
-                list(events)
-        finally:
-            head.data.copy_(before)
-        assert say(explorer, "Better?", talk)["finish"] == "length"
+def test_a_reply_that_is_complete_outlives_a_process_that_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The files at the moment when the reply is complete are what such a process leaves."""
+    write_record = DiskLevel.write_record
 
+    def slowly(self: DiskLevel, conversation: str, content: bytes) -> None:
+        time.sleep(0.2)
+        write_record(self, conversation, content)
 
-@pytest.mark.slow  # 5 s: another process imports torch
-def test_a_reply_that_is_complete_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT)
-    assert killed.returncode == -signal.SIGKILL
-    talk, *ids = killed.stdout.split()
-    with running(small_model(), tmp_path) as explorer:
+    monkeypatch.setattr(DiskLevel, "write_record", slowly)
+    with running(small_model(), tmp_path / "own") as explorer:
+        talk = None
+        for text in ("What is two plus two?", "And three?"):
+            talk = say(explorer, text, talk)["conversation_id"]
+        shutil.copytree(tmp_path / "own", tmp_path / "killed")
         tokens = explorer.conversation(talk)["tokens"]
-        assert [token["id"] for token in tokens] == [int(token_id) for token_id in ids]
+    with running(small_model(), tmp_path / "killed") as explorer:
+        assert explorer.conversation(talk)["tokens"] == tokens
 
 
 def test_a_disk_that_fails_holds_no_reply_up(
@@ -160,21 +171,6 @@ def test_a_disk_that_fails_holds_no_reply_up(
         monkeypatch.setattr(DiskLevel, "write_record", full)
         assert say(explorer, "Go on", talk)["tokens"]
         assert explorer.status()["memory_only"]
-
-
-def test_a_turn_that_ends_after_its_conversation_was_deleted_keeps_nothing() -> None:
-    with running(tiny_model("llama")) as explorer:
-        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
-        talk = next(events)["conversation_id"]
-        for _ in range(3):
-            next(events)
-        explorer.delete(talk)
-        list(events)
-        assert talk not in explorer._turns.decoders._kept
-        assert core_of(explorer).waiting.n_bytes == 0
-        assert explorer.status()["unfilled_tokens"] == 0
-        assert not explorer._filler._todo
-        assert not explorer._filler._open_ends
 
 
 def test_what_is_said_is_stored_before_the_reply(tmp_path: Path) -> None:
@@ -191,7 +187,7 @@ def test_what_is_said_is_stored_before_the_reply(tmp_path: Path) -> None:
         source = opened_of(explorer, talk).conversation
         last = next(t.position for t in reversed(source.tokens) if t.role == "assistant")
         own = source.tokens[last].id
-        turn_again = explorer.regenerate(talk, last, own, SamplingRequest(max_new_tokens=4))
+        turn_again = explorer.regenerate(talk, last, own, Sampling(max_new_tokens=4))
         record = cache.record(next(turn_again)["conversation_id"]) or {}
         turn_again.close()
         assert record["messages"][-1] == ["assistant", source.fork(last, own, "x").end_reply()]

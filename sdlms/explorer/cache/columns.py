@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.storage.row_layout import Column, Layout, RowGroup, stored_columns
+from sdlms.lens.kinds import NAMES
+from sdlms.storage.row_layout import Column, RowGroup, RowLayout, stored_columns
 
 Array = NDArray[np.generic]
 StoreHidden = Literal["none", "fp16", "int8"]
-LENSES = ("logit", "tuned")
 HIDDEN = "hidden"
 AUTO_TOKENS = 1_000
 AUTO_BYTES = 100_000_000
@@ -41,7 +41,7 @@ class Columns:
 
     @cached_property
     def groups(self) -> dict[str, RowGroup]:
-        """What memory keeps: "hidden", "logit" and "tuned"."""
+        """What memory keeps: "hidden", and the rows of every lens."""
         packed = "|i1" if self.store_hidden == "int8" else "<f2"
         hidden = (
             Column("values", packed, (self.n_states, self.d_model)),
@@ -57,22 +57,17 @@ class Columns:
             Column("next_log_probability", "<f4", (self.n_states,)),
             Column("next_rank", "<i4", (self.n_states,)),
         )
-        groups = {name: RowGroup(name, lens, 1) for name in LENSES}
-        return {HIDDEN: RowGroup(HIDDEN, hidden, self.n_states), **groups}
+        groups = {HIDDEN: RowGroup(HIDDEN, hidden, self.n_states)}
+        return groups | {name: RowGroup(name, lens, 1) for name in NAMES}
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> RowLayout:
         """What the disk keeps."""
         return tuple(g for g in self.groups.values() if self.is_on_disk(g.name))
 
     def is_on_disk(self, group: str) -> bool:
         """Whether a group has a place on the disk."""
         return group != HIDDEN or self.store_hidden != "none"
-
-
-def columns_of(n_states: int, d_model: int, n_top: int, store_hidden: StoreHidden) -> Columns:
-    """The columns for one model and one way to store its hidden states."""
-    return Columns(n_states, d_model, n_top, store_hidden)
 
 
 def predicted_bytes(columns: Columns, n_tokens: int) -> int:
@@ -100,7 +95,7 @@ def store_hidden_of(name: str, n_states: int, d_model: int, n_top: int) -> Store
     if name != "auto":
         raise UserError(f"--store-hidden must be auto, {', '.join(kinds)}; got '{name}'.")
     for kind in ("fp16", "int8"):
-        if predicted_bytes(columns_of(n_states, d_model, n_top, kind), AUTO_TOKENS) <= AUTO_BYTES:
+        if predicted_bytes(Columns(n_states, d_model, n_top, kind), AUTO_TOKENS) <= AUTO_BYTES:
             return kind
     return "none"
 

@@ -1,7 +1,7 @@
 """Which conversations leave the disk: too old, or least recently used where too much is stored."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from sdlms.explorer.cache.disk import DiskLevel
@@ -19,7 +19,8 @@ class DiskBounds:
     def __init__(
         self, disk: DiskLevel, limit_bytes: int, seconds: float, warn: Callable[[str], None]
     ) -> None:
-        self._disk, self._limit_bytes, self._seconds = disk, limit_bytes, seconds
+        self._folder, self._contents = disk.folder, disk.contents
+        self._limit_bytes, self._seconds = limit_bytes, seconds
         self._warn = warn
         self._others: dict[Path, dict[str, Stored]] = {}
         self._next_look = 0.0
@@ -29,7 +30,7 @@ class DiskBounds:
     def _look(self) -> None:
         """See what the other folders hold."""
         self._others = {}
-        for folder in other_folders(self._disk.folder):
+        for folder in other_folders(self._folder):
             try:
                 self._others[folder] = scan(folder)
             except OSError as error:
@@ -43,7 +44,7 @@ class DiskBounds:
     @property
     def used_bytes(self) -> int:
         """What the conversations of all keys take."""
-        return self._disk.used_bytes + self._other_bytes
+        return self._contents.used_bytes + self._other_bytes
 
     @property
     def is_due(self) -> bool:
@@ -53,38 +54,32 @@ class DiskBounds:
         used = self.used_bytes
         return used > self._limit_bytes and used > self._bytes_in_vain
 
-    def evict(self, exempt: Collection[str]) -> list[str]:
-        """Remove what is too old, and what is too much.
+    def evict(self, remove: Callable[[str], None]) -> None:
+        """Have removed what is too old, and what is too much; it takes as long as the disk does.
 
         Args:
-            exempt: conversations of this key that stay: persisted, or just written.
-
-        Returns:
-            The conversations of this key that were removed.
+            remove: removes a conversation of this key, unless it is to stay; may raise OSError.
         """
         self._look()
-        own = self._disk.folder
+        own = self._folder
         candidates = [
             (found.used, folder, conversation)
-            for folder, stored in [(own, self._disk.stored()), *self._others.items()]
+            for folder, stored in [(own, self._contents.stored()), *self._others.items()]
             for conversation, found in stored.items()
-            if not found.persisted and not (folder == own and conversation in exempt)
+            if not found.persisted
         ]
-        removed: list[str] = []
         oldest = time.time() - self._seconds
         for used, folder, conversation in sorted(candidates):
             if used >= oldest and self.used_bytes <= self._limit_bytes:
                 break
             try:
-                if folder != own:
-                    self._remove_other(folder, conversation)
+                if folder == own:
+                    remove(conversation)
                 else:
-                    self._disk.delete(conversation)
-                    removed.append(conversation)
+                    self._remove_other(folder, conversation)
             except OSError as error:
                 self._warn(f"cannot remove {conversation} from {folder}: {error.strerror}.")
         self._complain()
-        return removed
 
     def _remove_other(self, folder: Path, conversation: str) -> None:
         """Remove a conversation of another key, unless its folder is in use."""

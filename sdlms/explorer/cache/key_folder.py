@@ -14,13 +14,14 @@ from typing import Any
 
 from sdlms.errors import UserError
 from sdlms.storage.conversations import quarantine
-from sdlms.storage.files import write_atomically, write_errors
+from sdlms.storage.files import sync, write_atomically, write_errors
 
 VERSION = 1
 KEY = ".key.json"  # a conversation may be called "key", but not ".key"
 LOCK = ".lock"
 RECORD, ROWS, PERSISTED = ".json", ".h5", ".persisted"
 BLOCK_BYTES = 512  # of st_blocks
+TRIAL_BYTES = 64 << 10
 _FOLDER = re.compile(r"[0-9a-f]{16}")
 _FILE = re.compile(r"([A-Za-z0-9_-]{1,64})(\.json|\.h5|\.persisted)(\.damaged-\d+)?")
 _UNFINISHED = re.compile(r"\.+[A-Za-z0-9_-]{1,64}\.(json|h5)(\.growing|\.new|\.partial)+")
@@ -111,6 +112,23 @@ def _remove_leftovers(folder: Path) -> None:
                 remove_files(folder, conversation)
 
 
+def check_writing(folder: Path) -> None:
+    """Write a little, and remove it.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    trial = folder / ".trial.json.partial"  # what a crash leaves is removed at the next start
+    with write_errors(folder):
+        try:
+            with trial.open("wb") as file:
+                file.write(bytes(TRIAL_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            trial.unlink(missing_ok=True)
+
+
 def is_obstructed(path: Path) -> bool:
     """Whether something has a file's name and is none: a folder, a pipe, a link."""
     try:
@@ -157,6 +175,7 @@ def remove_files(folder: Path, conversation: str) -> None:
         _remove_file(folder / f"{conversation}{suffix}")
     for path in folder.glob(f"{conversation}.*.damaged-*"):
         _remove_file(path)
+    sync(folder)
 
 
 def _remove_file(path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sdlms.explorer.spans import Span, spans_of
 from sdlms.storage.flat import Array
 from sdlms.storage.row_layout import RowGroup
 
@@ -90,6 +91,15 @@ class MemoryLevel:
         if kept is not None and kept.record is record:
             kept.is_saved = True
 
+    def unsaved(self) -> list[str]:
+        """Conversations whose record the disk does not have."""
+        return [conversation for conversation in self._kept if self.is_unsaved(conversation)]
+
+    def is_unsaved(self, conversation: str) -> bool:
+        """Whether it is one of them."""
+        kept = self._kept.get(conversation, _Kept())
+        return kept.record is not None and not kept.is_saved
+
     def put(
         self,
         conversation: str,
@@ -152,6 +162,14 @@ class MemoryLevel:
             if name == group and start < n_tokens:
                 present[start : start + BLOCK_TOKENS] = block.present[: n_tokens - start]
         return present
+
+    def held(self, conversation: str, first: int) -> list[tuple[str, Span]]:
+        """Group and positions of all rows from `first` on, at most 64 rows at a time."""
+        found = []
+        for (group, number), block in self._kept.get(conversation, _Kept()).blocks.items():
+            places = number * BLOCK_TOKENS + np.flatnonzero(block.present)
+            found += [(group, span) for span in spans_of(places[places >= first].tolist())]
+        return found
 
     def truncate(self, conversation: str, n_tokens: int, groups: Sequence[str]) -> None:
         """Forget rows from a position on."""

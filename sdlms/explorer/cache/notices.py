@@ -22,6 +22,11 @@ class Notices:
             self._texts = [*self._texts, text][-MOST_KEPT:]
         self._tell(text)
 
+    def withdraw(self, text: str) -> None:
+        """It holds no longer; when it does again, it is said again."""
+        with self._lock:
+            self._texts = [each for each in self._texts if each != text]
+
     def texts(self) -> list[str]:
         """The messages, oldest first."""
         with self._lock:

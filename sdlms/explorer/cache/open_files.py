@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from sdlms.explorer.cache.gates import Gates
 from sdlms.storage.token_rows import TokenRows
 
 MOST_OPEN = 32
@@ -24,7 +25,8 @@ class OpenFiles:
     """Open files by conversation; those least recently used are closed. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._gates = Gates()  # held while a file is opened, made, renamed or removed
+        self._lock = threading.Lock()  # inside of these, never while the disk works
         self._open: OrderedDict[str, _Open] = OrderedDict()
 
     @contextmanager
@@ -35,22 +37,29 @@ class OpenFiles:
 
         Args:
             conversation: its id.
-            opened: opens the file, where it is not open; None where there is none. No two files
-                are opened at once.
+            opened: opens the file, where it is not open; None where there is none. No file is
+                opened twice at once.
         """
-        with self._lock:
-            entry = self._open.get(conversation)
+        with self._gates.of(conversation):
+            entry = self._taken(conversation)
             if entry is None and (rows := opened()) is not None:
-                entry = self._open[conversation] = _Open(rows)
-            if entry is not None:
-                entry.n_users += 1
-                self._open.move_to_end(conversation)
-                self._close_some()
+                entry = self._taken(conversation, _Open(rows))
         try:
             yield None if entry is None else entry.rows
         finally:
             if entry is not None:
                 self._leave(entry)
+
+    def _taken(self, conversation: str, new: _Open | None = None) -> _Open | None:
+        """The open file with one user more; `new` is listed where it is none yet."""
+        with self._lock:
+            entry = self._open.get(conversation, new)
+            if entry is not None:
+                entry.n_users += 1
+                self._open[conversation] = entry
+                self._open.move_to_end(conversation)
+                self._close_some()
+            return entry
 
     def _leave(self, entry: _Open) -> None:
         """Note that one user is gone."""
@@ -72,8 +81,9 @@ class OpenFiles:
             conversation: its id.
             removed: removes or renames the file. Nobody opens it meanwhile.
         """
-        with self._lock:
-            self._forget(conversation)
+        with self._gates.of(conversation):
+            with self._lock:
+                self._forget(conversation)
             removed()
 
     def _forget(self, conversation: str) -> None:

@@ -1,11 +1,10 @@
 """The one thread that writes to the cache's folder, and the jobs that wait for it."""
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-
-from sdlms.errors import UserError
 
 MOST_WAITING_BYTES = 128 << 20
 MOST_WAITING = 4096
@@ -17,7 +16,7 @@ class Job(NamedTuple):
 
     Attributes:
         conversation: its id; "" for none.
-        act: does it; an OSError or a UserError of it is a failed write.
+        act: does it, and gets over a write that fails.
         kind: what is written: "record", or the group of the rows, or "all".
         first: position of the first row.
         end: position after the last row.
@@ -37,6 +36,10 @@ class Job(NamedTuple):
             return False
         return self.first <= max(positions) and min(positions) < self.end
 
+    def writes_record(self, conversation: str) -> bool:
+        """Whether the conversation's record is another one on the disk when it is done."""
+        return self.conversation == conversation and self.kind in ("record", "all")
+
 
 class Writer:
     """A thread that does jobs in their order.
@@ -47,19 +50,20 @@ class Writer:
     def __init__(
         self,
         changed: threading.Condition,
-        failed: Callable[[Job, Exception], None],
         rest: Callable[[], None],
         rest_seconds: float,
+        died: Callable[[BaseException, list[Job]], None],
     ) -> None:
         """Start it.
 
         Args:
             changed: the lock of its owner; notified when a job is done.
-            failed: told of a write that failed, and of which.
-            rest: called at the end of each job, and whenever nothing was to be done for a while.
+            rest: called after each job, and whenever nothing was to be done for a while.
             rest_seconds: that while.
+            died: told of a bug that ended the thread, and of the jobs that are not done, with
+                `changed` held.
         """
-        self._changed, self._failed, self._rest = changed, failed, rest
+        self._changed, self._rest, self._died = changed, rest, died
         self._rest_seconds = rest_seconds
         self._jobs: deque[Job] = deque()  # the first one is being done
         self._waiting_bytes = 0
@@ -89,10 +93,6 @@ class Writer:
         own = [job for job in list(self._jobs)[1:] if job.conversation == conversation]
         return own[-1] if own else None
 
-    def waiting(self) -> list[Job]:
-        """What is left to do."""
-        return list(self._jobs)
-
     def busy(self) -> set[str]:
         """The conversations that jobs are waiting for."""
         return {job.conversation for job in self._jobs}
@@ -108,15 +108,14 @@ class Writer:
         """The thread."""
         try:
             while (job := self._next()) is not None:
-                try:
-                    job.act()
-                except (OSError, UserError) as error:
-                    self._failed(job, error)
-                self._rest()
+                job.act()
                 self._end(job)
+                self._rest()
         finally:  # also after a bug, so that nobody waits for ever
             with self._changed:
                 self.is_alive = False
+                if (bug := sys.exception()) is not None:  # it goes on to the thread's hook
+                    self._died(bug, list(self._jobs))
                 self._jobs.clear()
                 self._waiting_bytes = 0
                 self._changed.notify_all()

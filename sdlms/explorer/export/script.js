@@ -13,7 +13,7 @@ function add(parent, name, text) {
 }
 
 function visible(text) {
-  return text.replaceAll(" ", "␠").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  return text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 
 function showRow(table, name, row) {

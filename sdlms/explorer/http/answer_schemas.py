@@ -8,40 +8,42 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sdlms.explorer.reply import Finish
+from sdlms.lens.kinds import LensName
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
-Finish = Literal["stop", "length", "cancelled"]
 
 
-class Reply(BaseModel):
+class Answer(BaseModel):
     """An answer: its fields and nothing else."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Failure(Reply):
+class Failure(Answer):
     """What went wrong, in one line."""
 
     detail: str
 
 
-class Health(Reply):
+class Health(Answer):
     """The server answers."""
 
     status: Literal["ok"]
     model: str
 
 
-class StateReply(Reply):
+class StateInfo(Answer):
     """A place of the residual stream; `layer` is -1 for the embedding."""
 
     index: Count
-    site: Literal["resid_pre", "resid_mid", "resid_post"]
+    site: Literal["resid_pre", "resid_post"]
     layer: int
     name: str
 
 
-class ModelInfo(Reply):
+class ModelInfo(Answer):
     """The model, its states and what this explorer takes."""
 
     model_name: str
@@ -54,15 +56,15 @@ class ModelInfo(Reply):
     device: str
     dtype: str
     template: Literal["model", "plain"]
-    lenses: list[Literal["logit", "tuned"]]
-    states: list[StateReply]
+    lenses: list[LensName]
+    states: list[StateInfo]
     top_k: Count
     store_hidden: Literal["none", "fp16", "int8"]
     sdlms_version: str
     limits: dict[str, int]
 
 
-class TokenReply(Reply):
+class TokenInfo(Answer):
     """A token of a conversation; `pieces` are its bytes where it is part of a character only."""
 
     id: Count
@@ -76,7 +78,7 @@ class TokenReply(Reply):
     pieces: str
 
 
-class Summary(Reply):
+class Summary(Answer):
     """A conversation in the list."""
 
     conversation_id: str
@@ -89,7 +91,7 @@ class Summary(Reply):
     size_bytes: Count
 
 
-class MessageReply(Reply):
+class MessageInfo(Answer):
     """A message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -97,36 +99,36 @@ class MessageReply(Reply):
     index: Count
 
 
-class ConversationReply(Reply):
+class ConversationInfo(Answer):
     """A conversation with all its tokens."""
 
     conversation_id: str
     title: str
     persisted: bool
-    messages: list[MessageReply]
-    tokens: list[TokenReply]
+    messages: list[MessageInfo]
+    tokens: list[TokenInfo]
 
 
-class ChatReply(Reply):
+class ChatReply(Answer):
     """A reply, and the tokens that this turn added; `left`: tokens that left the prompt."""
 
     conversation_id: str
     text: str
-    tokens: list[TokenReply]
-    userTokens: list[TokenReply]
+    tokens: list[TokenInfo]
+    userTokens: list[TokenInfo]
     finish: Finish
     left: Count
     seconds: Annotated[float, Field(ge=0)]
 
 
-class ShortReply(Reply):
+class ShortReply(Answer):
     """A reply's text."""
 
     conversation_id: str
     text: str
 
 
-class Prediction(Reply):
+class Prediction(Answer):
     """One of the likeliest next tokens."""
 
     token_id: Count
@@ -136,7 +138,7 @@ class Prediction(Reply):
     rank: Annotated[int, Field(ge=1)]
 
 
-class NextToken(Reply):
+class NextToken(Answer):
     """What really came next; rank 0 where the model's numbers are none."""
 
     token_id: Count
@@ -145,7 +147,7 @@ class NextToken(Reply):
     rank: Count
 
 
-class Pin(Reply):
+class Pin(Answer):
     """A token that is followed."""
 
     token_id: Count
@@ -153,7 +155,7 @@ class Pin(Reply):
     rank: Count
 
 
-class Cell(Reply):
+class Cell(Answer):
     """What a state at a position predicts, null where the model's numbers are none.
 
     `kl_nats` is to the final state's prediction.
@@ -166,20 +168,20 @@ class Cell(Reply):
     pins: list[Pin]
 
 
-class StateCells(StateReply):
+class StateCells(StateInfo):
     """A state at all positions that were asked for."""
 
     cells: list[Cell]
 
 
-class PanelHeader(Reply):
+class PanelHeader(Answer):
     """A clicked position and its context; the clicked one is last."""
 
     conversation_id: str
     position: Count
-    lens: Literal["logit", "tuned"]
+    lens: LensName
     positions: list[Count]
-    tokens: list[TokenReply]
+    tokens: list[TokenInfo]
     n_states: Count
     decided_at: list[int]
     source: Literal["memory", "disk", "computed"]
@@ -192,22 +194,27 @@ class Panel(PanelHeader):
     states: list[StateCells]
 
 
-class LayerAttention(Reply):
+class LayerAttention(Answer):
     """One layer's heads, each with a weight per key."""
 
     layer: Count
     heads: list[list[Fraction]]
 
 
-class Attention(Reply):
-    """Where a token looked; `positions` are those of the keys."""
+class Attention(Answer):
+    """Where a token looked; `positions` are those of the keys.
+
+    `n_left_out`: earlier keys that were too many to be sent; `left_out_layers`: layers that were.
+    """
 
     position: Count
     positions: list[Count]
+    n_left_out: Count
     layers: list[LayerAttention]
+    left_out_layers: list[Count]
 
 
-class Match(Reply):
+class Match(Answer):
     """A position and state that predict the token."""
 
     position: Count
@@ -218,7 +225,7 @@ class Match(Reply):
     probability: Fraction
 
 
-class Matches(Reply):
+class Matches(Answer):
     """Where a token is predicted.
 
     `n_unfilled`: positions that are not measured yet; `n_uncertain`: positions where it may be as
@@ -232,20 +239,20 @@ class Matches(Reply):
     matches: list[Match]
 
 
-class NamedToken(Reply):
+class NamedToken(Answer):
     """A token of the vocabulary."""
 
     token_id: Count
     text: str
 
 
-class NamedTokens(Reply):
+class NamedTokens(Answer):
     """Tokens of a text."""
 
     tokens: list[NamedToken]
 
 
-class Overview(Reply):
+class Overview(Answer):
     """The whole conversation in a line; null where it is not measured yet."""
 
     positions: list[Count]
@@ -254,7 +261,7 @@ class Overview(Reply):
     n_unfilled: Count
 
 
-class CacheStatus(Reply):
+class CacheStatus(Answer):
     """What the cache holds."""
 
     memory_used_mb: float

@@ -5,6 +5,8 @@ How long a text may be, or how many tokens a reply may have, is said in `setting
 
 from dataclasses import dataclass
 
+SEND_SECONDS = 60  # for a client to take what was sent to it, or its connection is given up
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:

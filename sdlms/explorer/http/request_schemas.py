@@ -1,22 +1,23 @@
 """The API's requests, each field with its bounds; what fits them not is refused."""
 
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import Annotated
 
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from sdlms.explorer.questions import (
-    LONGEST_SEED,
     ChatRequest,
     ExportFormat,
-    Message,
     Question,
-    SamplingRequest,
     SearchQuestion,
 )
 from sdlms.explorer.settings import ExplorerSettings
+from sdlms.models.chat import Message, Role
+from sdlms.models.sampling import HOTTEST, LONGEST_SEED, Sampling
 
 MOST = ExplorerSettings()  # what no server exceeds; one with less refuses the rest itself
+DRAWN = Sampling()  # how a reply is drawn where nothing else is said
 MOST_TITLE = 200
 MOST_IN_ADDRESS = 1_000  # characters of a text in a query, where servers bound what they read
 LARGEST = 2**31 - 1  # token ids and positions, as they are stored
@@ -36,35 +37,32 @@ Layers = Annotated[
 TokenId = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
-class Request(BaseModel):
+class Body(BaseModel):
     """A body: nothing but its fields, of exactly their types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class SamplingBody(Request):
+class SamplingBody(Body):
     """How a reply is drawn, and how it is sent."""
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=MOST.max_new_tokens)] = 64
-    temperature: Annotated[float, Field(ge=0, le=100, description="0: the likeliest token.")] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1
-    seed: Annotated[int, Field(ge=0, le=LONGEST_SEED)] = 0
+    max_new_tokens: Annotated[int, Field(ge=1, le=MOST.max_new_tokens)] = DRAWN.max_new_tokens
+    temperature: Annotated[
+        float, Field(ge=0, le=HOTTEST, description="0: the likeliest token.")
+    ] = DRAWN.temperature
+    top_p: Annotated[float, Field(gt=0, le=1)] = DRAWN.top_p
+    seed: Annotated[int, Field(ge=0, le=LONGEST_SEED)] = DRAWN.seed
     stream: Annotated[bool, Field(description="Send one JSON object a line, as it comes.")] = False
 
-    def sampling(self) -> SamplingRequest:
+    def sampling(self) -> Sampling:
         """How the reply is drawn."""
-        return SamplingRequest(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-        )
+        return Sampling(**self.model_dump(include={each.name for each in fields(DRAWN)}))
 
 
-class MessageBody(Request):
+class MessageBody(Body):
     """A message that opens a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: Text
 
 
@@ -96,20 +94,20 @@ class RegenerateBody(SamplingBody):
     token_id: TokenId
 
 
-class Change(Request):
+class Change(Body):
     """What a conversation is called, and whether its files are kept for good."""
 
     title: Annotated[str, Field(min_length=1, max_length=MOST_TITLE)] | None = None
     persisted: bool | None = None
 
 
-class Asked(BaseModel):
+class Parameters(BaseModel):
     """The part of an address behind the question mark: nothing but its fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class ActivationsQuery(Asked):
+class ActivationsQuery(Parameters):
     """A click on a token."""
 
     include_context: Annotated[bool, Field(description="The positions before it too.")] = True
@@ -134,19 +132,19 @@ class ActivationsQuery(Asked):
         )
 
 
-class AttentionQuery(Asked):
+class AttentionQuery(Parameters):
     """Which layers' attention is asked for."""
 
     layers: Layers = None
 
 
-class LensQuery(Asked):
+class LensQuery(Parameters):
     """Which lens is asked."""
 
     lens: LensName = "logit"
 
 
-class NamedQuery(Asked):
+class NamedQuery(Parameters):
     """A token by its text or its id."""
 
     text: Annotated[
@@ -171,7 +169,7 @@ class SearchQuery(NamedQuery):
         return SearchQuestion(**self.model_dump())
 
 
-class ExportQuery(Asked):
+class ExportQuery(Parameters):
     """What the file is like."""
 
     format: Annotated[ExportFormat, Field(description="HTML needs no other file.")] = "json"

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import sys
 from typing import Any
 
 import uvicorn
@@ -9,7 +10,7 @@ from starlette.types import ASGIApp
 
 from sdlms.errors import UserError
 from sdlms.explorer.http.hosts import in_url
-from sdlms.explorer.http.limits import Limits
+from sdlms.explorer.http.limits import SEND_SECONDS, Limits
 
 N_TRIED = 100  # ports after a taken one
 BACKLOG = 128
@@ -70,6 +71,9 @@ def _listening(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "linux":  # else what was sent to one who reads nothing is kept for ever
+            patience = 1000 * SEND_SECONDS
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError:

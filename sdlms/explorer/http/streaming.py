@@ -1,24 +1,33 @@
 """Answers that are made while they are sent: one JSON object a line, or the pieces of a file.
 
-The items are made in a thread of the pool, one after another. When the client goes away, or the
-server stops, their iterator is closed: that ends a generation.
+The items are made in a thread of the pool, one after another, and the next only when the client's
+connection takes more: neither a thread nor memory waits for a client that does not read. When the
+client goes away or reads nothing for long, or the server stops, the items' iterator is closed: that
+ends a generation.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
 from fastapi import HTTPException, Request
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from sdlms.explorer.http.limits import SEND_SECONDS
 from sdlms.explorer.refusals import Refusal
+from sdlms.progress import LOGGER
 
 LINES = "application/x-ndjson"
 FAILED = "the server failed at this; its log says where"
+
+
+class _Stalled(Exception):
+    """The client has its connection open and reads nothing."""
 
 
 class Items(Protocol):
@@ -55,9 +64,11 @@ class ItemStream(StreamingResponse):
         self._items = items
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send everything, or what the client stays for."""
+        """Send everything, or what the client stays and reads for."""
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, partial(_send_soon, send))
+        except _Stalled:
+            LOGGER.warning(f"a client read nothing for {SEND_SECONDS} s and was left")
         finally:
             await _close(self._items)
 
@@ -99,6 +110,18 @@ async def last_event(items: Items, request: Request) -> dict[str, Any]:
     if last.get("event") == "error":
         raise HTTPException(last["status"], last["detail"])
     return {name: value for name, value in last.items() if name != "event"}
+
+
+async def _send_soon(send: Send, message: Message) -> None:
+    """Send, unless the connection takes nothing for too long.
+
+    Raises:
+        _Stalled: so it is; whoever serves ends the connection of an answer that is not whole.
+    """
+    with anyio.move_on_after(SEND_SECONDS) as patience:
+        await send(message)
+    if patience.cancelled_caught:
+        raise _Stalled
 
 
 async def _close_when_gone(items: Items, request: Request) -> None:

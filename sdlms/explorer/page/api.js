@@ -1,13 +1,12 @@
 /** The server's routes, one function each, and the panels that were read already. */
 
-const CONTEXT = 15;
 const MOST_PANELS = 200;
 const MOST_PREFETCHES = 2;
 
-/** What the server refused: its status and its one line. */
-export class ApiError extends Error {
+/** What the server refused: its status (0: nothing answered, null: the answer broke off) and its one line. */
+class ApiError extends Error {
   constructor(status, detail) {
-    super(status === 429 ? `${detail} Try again in a moment.` : detail);
+    super(status === 429 ? `${detail.replace(/\.$/, "")}. Try again in a moment.` : detail);
     this.name = "ApiError";
     this.status = status;
   }
@@ -109,7 +108,7 @@ async function asJson(address, options) {
  * Call `onLine` with each object of an ndjson response, then `onPiece` after each piece that the
  * network delivered. A line `{"event": "error"}` is thrown.
  */
-export async function streamLines(response, onLine, onPiece = () => {}) {
+async function streamLines(response, onLine, onPiece = () => {}) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   const take = (line) => {
@@ -120,7 +119,7 @@ export async function streamLines(response, onLine, onPiece = () => {}) {
   };
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(brokenOff);
       if (done) break;
       const lines = (rest + value).split("\n");
       rest = lines.pop();
@@ -132,6 +131,11 @@ export async function streamLines(response, onLine, onPiece = () => {}) {
   } finally {
     reader.cancel().catch(() => {});
   }
+}
+
+/** @returns {never} */
+function brokenOff(error) {
+  throw error.name === "AbortError" ? error : new ApiError(null, "The connection to the server broke off.");
 }
 
 /** What every state says of one token at one position. */
@@ -149,7 +153,7 @@ let isPaused = false;
 
 /** What a panel is known by: `{conversation, position, lens, pins: [token_id]}`. */
 export function panelKey({ conversation: id, position, lens = "logit", pins = [] }) {
-  return [id, position, lens, pins.join(","), CONTEXT].join("/");
+  return [id, position, lens, pins.join(",")].join("/");
 }
 
 /**
@@ -188,11 +192,9 @@ export function pausePrefetch(paused) {
   if (paused) for (const entry of panels.values()) abandon(entry);
 }
 
-/** Forget the panels of a conversation, all of them without `id`. */
-export function forgetPanels(id = null) {
-  for (const [key, entry] of panels) {
-    if (id === null || key.startsWith(`${id}/`)) drop(entry);
-  }
+/** Forget the panels of a conversation. */
+function forgetPanels(id) {
+  for (const [key, entry] of panels) if (key.startsWith(`${id}/`)) drop(entry);
 }
 
 function prefetchNext() {
@@ -222,8 +224,6 @@ function request(wanted, key) {
 
 async function receive(entry, { conversation: id, position, lens, pins }) {
   const address = `api/activations/${path(id)}/${position}${query({
-    include_context: true,
-    context_size: CONTEXT,
     lens,
     pins: pins?.join(","),
     stream: true,
@@ -231,8 +231,9 @@ async function receive(entry, { conversation: id, position, lens, pins }) {
   try {
     const response = await opened(address, { signal: entry.abort.signal });
     const line = (value) => {
-      if (entry.header) entry.states.set(value.index, value);
-      else entry.header = value;
+      // The clicked token alone may come first; another header begins the whole then.
+      if (value.positions) Object.assign(entry, { header: value, states: new Map() });
+      else entry.states.set(value.index, value);
     };
     await streamLines(response, line, () => tell(entry));
     entry.status = "done";

@@ -31,6 +31,7 @@ async function start() {
   mountKeyboard(store);
   await Promise.all([readInfo(store), refreshLists(store, api), ...TOOLS.map((name) => mountTool(name, store))]);
   await mountAddress(store, api);
+  window.addEventListener("focus", () => refreshLists(store, api)); // another tab may have gone on
 }
 
 async function readInfo(store) {

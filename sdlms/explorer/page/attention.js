@@ -72,7 +72,7 @@ function layersWithin(info, position) {
 }
 
 function remark(answer, layers, info) {
-  const first = "Share of the attention of the clicked token, in per cent; a row of a layer is the mean of its heads.";
+  const first = "Share of the attention of the clicked token, in per cent; a row of a layer is the mean of its heads. Colour: the square root.";
   if (layers === null) return first;
   return `${first} Of ${info.num_layers} layers only the last ${layers.length} are shown: the text is long.`;
 }

@@ -1,17 +1,19 @@
 /** The bar at the top: model, cache meter, settings, theme, and the lines of errors. */
 
-import { el } from "./dom.js";
+import { counted, el } from "./dom.js";
+import { refreshLists } from "./replies.js";
 
 const STATUS_EVERY_MS = 15000;
-const FILLING_EVERY_MS = 2000;
+const OFTEN_MS = 2000; // while rows are computed, or nothing answers
 const THEME_KEY = "sdlms.theme";
 const SETTINGS_KEY = "sdlms.settings";
 
+/** Without a `max` of its own a setting has the server's, which comes with `info.limits`. */
 const SETTINGS = [
   { key: "temperature", label: "Temperature", min: 0, max: 5, step: 0.1, help: "0: always the likeliest token" },
   { key: "top_p", label: "Top-p", min: 0.01, max: 1, step: 0.01, help: "smallest set of tokens with this probability" },
   { key: "seed", label: "Seed", min: 0, max: 2147483647, step: 1, help: "the same seed gives the same reply" },
-  { key: "max_new_tokens", label: "Most new tokens", min: 1, max: 4096, step: 1, help: "length of a reply at most" },
+  { key: "max_new_tokens", label: "Most new tokens", min: 1, step: 1, help: "length of a reply at most" },
 ];
 
 /** Fill the bar, `#errors` and `#settings`. */
@@ -25,14 +27,31 @@ export function mountBar(store, api) {
     event.preventDefault();
     document.getElementById("message").focus();
   });
+  mountDrawer();
+}
+
+/** On a narrow window the conversations are a drawer; choosing one closes it, as Esc does. */
+function mountDrawer() {
   const layout = document.getElementById("layout");
-  const show = document.getElementById("show-conversations");
-  const toggle = (isOpen) => {
-    layout.classList.toggle("conversations-open", isOpen);
-    show.setAttribute("aria-expanded", String(isOpen));
+  const drawer = document.getElementById("conversations");
+  const button = document.getElementById("show-conversations");
+  const isOpen = () => layout.classList.contains("conversations-open");
+  const toggle = (open) => {
+    layout.classList.toggle("conversations-open", open);
+    button.setAttribute("aria-expanded", String(open));
   };
-  show.addEventListener("click", () => toggle(!layout.classList.contains("conversations-open")));
-  store.on("conversation", () => toggle(false));
+  button.addEventListener("click", () => toggle(!isOpen()));
+  drawer.addEventListener("click", (event) => {
+    if (event.target.closest(".conversation-open, #new-conversation")) toggle(false);
+  });
+  for (const part of [drawer, button]) {
+    part.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !isOpen()) return;
+      event.preventDefault();
+      toggle(false);
+      button.focus();
+    });
+  }
 }
 
 function mountModel(store) {
@@ -111,9 +130,18 @@ function mountSettings(store) {
   });
   box.append(el("h2", {}, "Generation"), ...rows);
   store.set({ settings: start });
+  store.on("info", ({ info }) => {
+    for (const { key, max = info.limits[key] } of SETTINGS) {
+      const { settings } = store.get();
+      const input = box.querySelector(`[data-testid="setting-${key}"]`);
+      input.max = max;
+      input.value = Math.min(settings[key], max);
+      store.set({ settings: { ...settings, [key]: Number(input.value) } });
+    }
+  });
 }
 
-function isWithin(value, { min, max }) {
+function isWithin(value, { min, max = Infinity }) {
   return typeof value === "number" && value >= min && value <= max;
 }
 
@@ -146,14 +174,17 @@ function mountMeter(store, api) {
   const read = async () => {
     if (!document.hidden && !store.get().busy) await refresh(store, api);
     const isFilling = store.get().cacheStatus?.unfilled_tokens > 0;
-    setTimeout(read, isFilling ? FILLING_EVERY_MS : STATUS_EVERY_MS);
+    setTimeout(read, isFilling || isUnreachable(store) ? OFTEN_MS : STATUS_EVERY_MS);
   };
-  setTimeout(read, FILLING_EVERY_MS);
+  setTimeout(read, OFTEN_MS);
 }
+
+const isUnreachable = (store) => store.get().errors.some((error) => error.isUnreachable);
 
 async function refresh(store, api) {
   try {
     store.set({ cacheStatus: await api.cacheStatus() });
+    if (isUnreachable(store)) await refreshLists(store, api);
   } catch {
     // The next thing that the reader does says that the server is gone.
   }
@@ -163,7 +194,7 @@ function gauges(status) {
   const unfilled = status.unfilled_tokens ?? 0;
   const title = "Tokens whose predictions are still to be stored; a click computes them at once";
   const parts = [
-    unfilled ? el("span", { title }, `filling ${unfilled.toLocaleString("en")}`) : null,
+    unfilled ? el("span", { title }, `measuring ${counted(unfilled, "token")}`) : null,
     gauge("memory", status.memory_used_mb, status.memory_limit_mb),
     status.memory_only ? null : gauge("disk", status.disk_used_mb, status.disk_limit_mb),
   ];

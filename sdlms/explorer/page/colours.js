@@ -100,15 +100,6 @@ export function colourClass(step) {
   return step === null ? "empty" : `step-${step}`;
 }
 
-/** The colour of a step as CSS text such as "rgb(0, 133, 152)" in the theme as shown (for canvases). */
-export function resolvedColour(step) {
-  const probe = el("span", { class: `${colourClass(step)} unseen` });
-  document.body.append(probe);
-  const colour = getComputedStyle(probe).backgroundColor;
-  probe.remove();
-  return colour;
-}
-
 /** The legend of a measure: its unit, the two ends, and the steps between. */
 export function legendOf(measure) {
   const [low, high] = measure.ends();

@@ -35,21 +35,25 @@ export function mount(container, store, api) {
 
   let stop = () => {};
   let asked = "";
+  let hasFailed = false;
 
   /** Read the second panel if another one is wanted than the one that was read last. */
   function load(state) {
     const wanted = question(state);
     const key = wanted && api.panelKey(wanted);
-    if (key === asked) return;
+    const isChosenAgain = hasFailed && state.compare && !state.compare.status;
+    if (key === asked && !isChosenAgain) return;
     asked = key;
+    hasFailed = false;
     stop();
     stop = () => {};
     if (!wanted || !isOpen(container)) return void (asked = "");
     stop = api.activations(wanted, ({ key: come, header, states, status, error }) => {
       const { compare } = store.get();
       if (come !== asked || compare?.position !== wanted.position) return;
-      if (status === "failed") store.fail(error);
-      store.set({ compare: { position: wanted.position, header, states: new Map(states) } });
+      hasFailed = status === "failed";
+      if (hasFailed) store.fail(error);
+      store.set({ compare: { position: wanted.position, header, states: new Map(states), status } });
     });
   }
 
@@ -89,6 +93,7 @@ function content({ compare, panel, selected, tokens }) {
   if (!tokens[compare.position]) {
     return [el("p", { class: "note" }, `There is no position ${compare.position}; the last is ${tokens.length - 1}.`)];
   }
+  if (compare.status === "failed") return [el("p", { class: "note" }, "It could not be read. Compare once more.")];
   if (!compare.header || !panel?.states.size) return [el("p", { class: "note" }, "reading…")];
   const ends = [selected.position, compare.position].map((position) => tokens[position]);
   const decided = [panel, compare].map(({ header }) => header.decided_at?.at(-1));

@@ -53,6 +53,7 @@ function rebuilt(head, body, header) {
     return { node, name, cells, state: undefined };
   });
   body.replaceChildren(...rows.map((row) => row.node).reverse());
+  body.closest("table").style.setProperty("--columns", String(positions.length));
   rows.at(-1)?.cells.at(-1)?.setAttribute("tabindex", "0");
   return rows;
 }
@@ -126,7 +127,7 @@ function cellContent(cell, { panel, state }) {
     el("table", {}, el("tbody", {}, ...rows)),
     el("p", {}, nextLine),
     ...pins,
-    el("p", {}, `entropy ${short(content.entropy_nats)} nats, KL ${short(content.kl_nats)} nats`),
+    el("p", {}, `entropy ${short(content.entropy_nats)} nats, KL to the final layer ${short(content.kl_nats)} nats`),
   ];
 }
 

@@ -123,13 +123,7 @@ function pinClicked(event, store) {
 export function markRows(rows, panel, state) {
   const decided = panel.header.decided_at?.at(-1);
   rows.forEach((row, index) => {
-    const known = state.info?.states[index];
-    const isDecided = known && decidedHere(known, decided);
     row.node.classList.toggle("current", index === state.layer);
-    row.node.classList.toggle("decided", Boolean(isDecided));
+    row.node.classList.toggle("decided", state.info?.states[index]?.layer === decided);
   });
-}
-
-function decidedHere(known, decided) {
-  return decided < 0 ? known.site === "resid_pre" : known.site === "resid_post" && known.layer === decided;
 }

@@ -27,13 +27,12 @@ export function mountPanel(store, api) {
     panel.setAttribute("aria-busy", String(state.panel?.status === "loading"));
     drawHead(store, state);
   });
+  store.on(["view", "colour", "pins", "lens", "info"], drawSwitches); // a view scrolls once it is shown
   store.on(["panel", "view", "colour", "pins", "info", "layer"], (state) => {
     if (!state.panel?.header) return;
     views[state.view].draw(state.panel, state);
     views[state.view].showCurrent(state.panel, state);
   });
-  store.on(["view", "colour", "pins", "info"], drawSwitches);
-  store.on(["lens", "info"], drawSwitches);
   drawSwitches(store.get());
 }
 
@@ -100,7 +99,7 @@ function placeholder(state, wanted) {
     panel.header.conversation_id === wanted.conversation &&
     panel.header.lens === wanted.lens;
   if (isSame) return { ...panel, status: "loading" };
-  const first = Math.max(0, wanted.position - 15);
+  const first = Math.max(0, wanted.position - (info?.limits.context_size ?? 0));
   const context = tokens.slice(first, wanted.position + 1);
   const header = {
     conversation_id: wanted.conversation,
@@ -141,11 +140,17 @@ function drawHead(store, { panel, selected, tokens, info }) {
       "div",
       { class: "panel-line" },
       el("h2", { class: "panel-title" }, "After ", el("span", { class: "glyphs" }, shownText(token))),
-      decidedBadge(header, info),
+      panel?.status === "failed" ? retry(store, selected) : decidedBadge(header, info),
       el("button", { ...close, dataset: { testid: "close-panel" }, onclick: () => store.select(null) }, "✕"),
     ),
     el("div", { class: "panel-facts" }, ...facts(token, next, header, info)),
   );
+}
+
+/** Some layers did not come: they are asked for once more. */
+function retry(store, { position }) {
+  const again = () => store.select(position);
+  return el("button", { type: "button", dataset: { testid: "retry" }, onclick: again }, "Not read: try again");
 }
 
 function decidedBadge(header, info) {
@@ -194,7 +199,7 @@ function mountControls(store) {
     .append(
       switchOf("View", VIEWS, "view", (view) => store.set({ view })),
       switchOf("Lens", LENSES, "lens", (lens) => store.set({ lens })),
-      el("label", {}, "colour", select),
+      el("label", {}, "Colour", select),
     );
 }
 
@@ -245,7 +250,7 @@ function noteOf(lens, info) {
   return `${caveat}${states} Underlined: the actual next token. ◂ decided from here on.`;
 }
 
-/** Text of a state's row for a screen reader: "block 3: “␠Paris”, 43 %". */
+/** Text of a state's row for a screen reader: "block 3: “␣Paris”, 43 %". */
 export function spokenState(found) {
   const top = found.cells.at(-1).top[0];
   return `${found.name}: “${visible(top.text)}”, ${(top.probability * 100).toFixed(0)} %`;

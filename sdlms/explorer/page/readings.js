@@ -10,7 +10,7 @@ export function statesOf(panel) {
 export const cellOf = (state) => state.cells.at(-1);
 
 /** Where a pinned token stands in a cell: `{probability, rank}`, or null while it is not known. */
-export function pinIn(cell, tokenId) {
+function pinIn(cell, tokenId) {
   return cell.pins?.find((pin) => pin.token_id === tokenId) ?? null;
 }
 
@@ -45,14 +45,8 @@ export function decidedName(layer) {
   return layer < 0 ? "the embedding" : `block ${layer}`;
 }
 
-/** A state's short name for an axis: "emb", "3", "3a" (after the attention of block 3). */
-export function tickName(state) {
-  if (state.site === "resid_pre") return "emb";
-  return state.site === "resid_mid" ? `${state.layer}a` : String(state.layer);
-}
-
-/** What the API calls a state's layer: -1 is the embedding. */
-export const layerOf = (state) => (state.site === "resid_pre" ? -1 : state.layer);
+/** A state's short name for an axis: "emb", "3". */
+export const tickName = ({ layer }) => (layer < 0 ? "emb" : String(layer));
 
 /** Whether the tool that holds `container` is open; what is not open fetches nothing. */
 export function isOpen(container) {

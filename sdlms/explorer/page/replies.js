@@ -26,7 +26,7 @@ export async function followReply(store, api, stream, pending = "") {
     await stream(onEvent, abort.signal);
   } catch (error) {
     if (error.name === "AbortError") status.textContent = "stopped";
-    else status.textContent = "";
+    else status.textContent = reply.id ? "the reply broke off" : "";
     store.fail(error);
     if (reply.id) await reopen(store, api, reply.id);
   } finally {
@@ -93,7 +93,15 @@ function append(store, api, id, fresh) {
   else store.set({ tokens: [...tokens, ...next] });
 }
 
-async function reopen(store, api, id) {
+const readings = new Map(); // id -> the reading that goes on
+
+/** Read the open conversation anew; who asks meanwhile waits for the same reading. */
+function reopen(store, api, id) {
+  if (!readings.has(id)) readings.set(id, reread(store, api, id).finally(() => readings.delete(id)));
+  return readings.get(id);
+}
+
+async function reread(store, api, id) {
   try {
     const { tokens, ...conversation } = await api.conversation(id);
     if (store.get().conversation?.conversation_id === id) store.set({ conversation, tokens });
@@ -102,14 +110,20 @@ async function reopen(store, api, id) {
   }
 }
 
-/** Read the list of conversations and the cache's state again. */
+/** Read the list of conversations and the cache's state again, and the open one where it changed. */
 export async function refreshLists(store, api) {
   try {
     const [conversations, cacheStatus] = await Promise.all([api.conversations(), api.cacheStatus()]);
+    store.answered();
     store.set({ conversations, cacheStatus });
-    const id = store.get().conversation?.conversation_id;
+    const { conversation, tokens, busy } = store.get();
+    const id = conversation?.conversation_id;
     const known = conversations.find((one) => one.conversation_id === id);
-    if (known) store.set({ conversation: { ...store.get().conversation, title: known.title } });
+    if (!known || busy) return;
+    if (known.n_tokens !== tokens.length) await reopen(store, api, id);
+    else if (known.title !== conversation.title) {
+      store.set({ conversation: { ...conversation, title: known.title } });
+    }
   } catch (error) {
     store.fail(error);
   }

@@ -1,7 +1,6 @@
 /** Where in the conversation a token is predicted: at which positions and layers, how probably. */
 
 import { counted, el, percent, shownText, stateName, visible } from "./dom.js";
-import { layerOf } from "./readings.js";
 
 const LIMIT = 200;
 
@@ -31,9 +30,9 @@ export function mount(container, store, api) {
     { class: "fields", onsubmit: (event) => submit(event) },
     el("label", { for: "search-text" }, "Predicted token"),
     text,
-    el("label", { for: "search-layer" }, "layer"),
+    el("label", { for: "search-layer" }, "Layer"),
     layer,
-    el("label", { for: "search-least" }, "least probability"),
+    el("label", { for: "search-least" }, "Least probability"),
     least,
     el("button", { type: "submit", dataset: { testid: "search-go" } }, "Search"),
   );
@@ -88,7 +87,7 @@ function doubted(count, info) {
 
 function fillLayers(select, info) {
   const states = [...(info?.states ?? [])].reverse();
-  const options = states.map((state) => el("option", { value: layerOf(state) }, stateName(state)));
+  const options = states.map((state) => el("option", { value: state.layer }, stateName(state)));
   select.replaceChildren(el("option", { value: "" }, "any layer"), ...options);
 }
 

@@ -6,7 +6,7 @@
  *   conversation   {conversation_id, title, persisted} of the open one, or null: a new one
  *   tokens         Tokens of the open conversation; index = position
  *   selected       {conversation, position} of the clicked token, or null: the panel is closed
- *   compare        {position, header, states} of the token to compare with, or null; who chooses one
+ *   compare        {position, header, states, status} of the token to compare with, or null; who chooses one
  *                  sets {position}, compare.js reads the rest
  *   view           "list" | "heatmap"
  *   lens           "logit" | "tuned"
@@ -20,7 +20,7 @@
  *   busy           {conversation, abort()} while a reply is streamed, else null
  *   settings       {temperature, top_p, seed, max_new_tokens}
  *   theme          "light" | "dark", as shown
- *   errors         [{id, text}]
+ *   errors         [{id, text, isUnreachable}]: whether nothing answered
  */
 
 const MOST_PINS = 8;
@@ -45,6 +45,9 @@ const START = {
   theme: "light",
   errors: [],
 };
+
+/** How many pins there may be: each has a slot, and the server takes so many in one question. */
+const mostPins = (info) => Math.min(MOST_PINS, info?.limits.max_pins ?? MOST_PINS);
 
 function withPin(pins, { token_id, text }) {
   const slots = pins.map((pin) => pin.slot);
@@ -95,7 +98,7 @@ export function createStore(start = {}) {
       const others = state.pins.filter((pin) => pin.token_id !== token.token_id);
       const isPinned = others.length < state.pins.length;
       if (isPinned) store.set({ pins: others });
-      else store.set({ pins: withPin(others.slice(1 - MOST_PINS), token) });
+      else store.set({ pins: withPin(others.slice(Math.max(0, others.length + 1 - mostPins(state.info))), token) });
     },
 
     /** Show an error (an Error or a text) as a line that the reader can dismiss. */
@@ -103,7 +106,16 @@ export function createStore(start = {}) {
       if (error?.name === "AbortError") return;
       const text = typeof error === "string" ? error : (error?.message ?? String(error));
       const others = state.errors.filter((known) => known.text !== text);
-      store.set({ errors: [...others, { id: nextError++, text }].slice(-MOST_ERRORS) });
+      const line = { id: nextError++, text, isUnreachable: error?.status === 0 };
+      store.set({ errors: [...others, line].slice(-MOST_ERRORS) });
+    },
+
+    /** The server has answered: lines that say it does not are taken away. */
+    answered() {
+      const { errors } = state;
+      if (errors.some((error) => error.isUnreachable)) {
+        store.set({ errors: errors.filter((error) => !error.isUnreachable) });
+      }
     },
 
     /** Take an error's line away. */

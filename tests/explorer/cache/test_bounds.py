@@ -9,6 +9,7 @@ from tests.explorer.cached_rows import (
     fill,
     holds,
     open_cache,
+    settle,
 )
 
 
@@ -16,7 +17,7 @@ def test_under_a_small_memory_limit_rows_come_from_the_disk(tmp_path: Path) -> N
     with open_cache(tmp_path, TOO_LITTLE) as cache:
         for i in range(8):
             fill(cache, f"c{i}", seed=i)
-        cache.flush()
+        settle(cache)
         assert cache.status()["memory_used_mb"] < 0.1
         assert cache.get("c0", "hidden", range(5)).source == "disk"
         assert all(holds(cache, f"c{i}", seed=i) for i in range(8))
@@ -38,14 +39,14 @@ def test_in_memory_only_rows_may_go_and_records_stay() -> None:
 def test_under_a_small_disk_limit_the_oldest_go_and_persisted_ones_stay(tmp_path: Path) -> None:
     with open_cache(tmp_path / "measured") as cache:
         fill(cache, "c00")
-        cache.flush()
+        settle(cache)
         limit = 4 * cache.sizes()["c00"] + 1_000
     with open_cache(tmp_path / "limited", CacheLimits(disk_bytes=limit)) as cache:
         for i in range(12):
             fill(cache, f"c{i:02}", seed=i)
             if i == 1:
                 cache.set_persisted("c01", True)
-            cache.flush()
+            settle(cache)
             time.sleep(0.002)
         names = cache.ids()
         assert 3 <= len(names) <= 4
@@ -59,17 +60,17 @@ def test_under_a_small_disk_limit_the_oldest_go_and_persisted_ones_stay(tmp_path
 def test_reading_a_record_is_no_use_and_touching_is_one(tmp_path: Path) -> None:
     with open_cache(tmp_path / "measured") as cache:
         fill(cache, "c0")
-        cache.flush()
+        settle(cache)
         limit = 2 * cache.sizes()["c0"] + 1_000
     for used, left in (("record", ["c1", "c2"]), ("touch", ["c0", "c2"])):
         with open_cache(tmp_path / used, CacheLimits(disk_bytes=limit)) as cache:
             for name in ("c0", "c1"):
                 fill(cache, name)
-                cache.flush()
+                settle(cache)
                 time.sleep(0.002)
             getattr(cache, used)("c0")
             fill(cache, "c2")
-            cache.flush()
+            settle(cache)
             assert cache.ids() == left
 
 
@@ -77,7 +78,7 @@ def test_the_one_that_is_written_stays_however_small_the_limit(tmp_path: Path) -
     with open_cache(tmp_path, CacheLimits(disk_bytes=1)) as cache:
         for i in range(3):
             fill(cache, f"c{i}", seed=i)
-            cache.flush()
+            settle(cache)
             assert holds(cache, f"c{i}", seed=i)
         assert cache.ids() == ["c2"]
         assert "more than its limit" in cache.status()["warnings"][0]

@@ -7,8 +7,8 @@ from hypothesis.extra import numpy as arrays
 from sdlms.errors import UserError
 from sdlms.explorer.cache.columns import (
     HALF_MAX,
+    Columns,
     StoreHidden,
-    columns_of,
     pack_hidden,
     packed,
     predicted_bytes,
@@ -23,7 +23,7 @@ FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
 def test_gpt2_takes_less_than_100_mb_for_1000_tokens_and_larger_models_less_exact_ways() -> None:
-    assert predicted_bytes(columns_of(13, 768, 10, "fp16"), 1_000) < 100_000_000
+    assert predicted_bytes(Columns(13, 768, 10, "fp16"), 1_000) < 100_000_000
     assert store_hidden_of("auto", 13, 768, 10) == "fp16"
     assert store_hidden_of("auto", 33, 2_560, 10) == "int8"
     assert store_hidden_of("auto", 33, 4_096, 10) == "none"
@@ -41,7 +41,7 @@ def test_an_unknown_way_is_refused_in_one_line() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "fp16", "int8"])
 def test_predicted_bytes_are_those_of_the_arrays(kind: StoreHidden) -> None:
-    columns = columns_of(3, 5, 2, kind)
+    columns = Columns(3, 5, 2, kind)
     lens = 2 * sum(array[0].nbytes for array in random_rows("logit", 1, 0, columns).values())
     hidden = {"none": 0, "fp16": 3 * (2 * 5 + 4 + 4), "int8": 3 * (5 + 4 + 4)}[kind]
     assert predicted_bytes(columns, 7) == 7 * (lens + 2 * 4 + hidden)

@@ -1,5 +1,7 @@
+import errno
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,21 @@ def filled(cache: Path, model: str, ages: dict[str, float]) -> DiskLevel:
         disk.write_record(name, b"x" * (SIZE - 300))
         used = time.time() - age
         os.utime(disk.folder / f"{name}.json", (used, used))
-        disk.stored()[name].used = used
+        disk.contents.stored()[name].used = used
     return disk
+
+
+def evicted(limits: DiskBounds, disk: DiskLevel, exempt: Collection[str] = ()) -> list[str]:
+    """What is removed, in this order; what is exempt stays."""
+    removed: list[str] = []
+
+    def remove(conversation: str) -> None:
+        if conversation not in exempt:
+            disk.delete(conversation)
+            removed.append(conversation)
+
+    limits.evict(remove)
+    return removed
 
 
 def bounds(disk: DiskLevel, n_conversations: float, seconds: float = WEEK) -> DiskBounds:
@@ -32,7 +47,7 @@ def test_nothing_goes_while_all_fits(tmp_path: Path) -> None:
     disk = filled(tmp_path, "a", {"x": 9, "y": 5})
     limits = bounds(disk, 2)
     assert limits.used_bytes == 2 * SIZE
-    assert not limits.is_due and limits.evict(()) == []
+    assert not limits.is_due and evicted(limits, disk) == []
     disk.close()
 
 
@@ -40,16 +55,16 @@ def test_the_least_recently_used_go_until_all_fits(tmp_path: Path) -> None:
     disk = filled(tmp_path, "a", {"x": 1, "y": 5, "z": 3, "v": 9})
     limits = bounds(disk, 2)
     assert limits.is_due
-    assert limits.evict(()) == ["v", "y"]
-    assert sorted(disk.ids()) == ["x", "z"] and limits.used_bytes == 2 * SIZE
+    assert evicted(limits, disk) == ["v", "y"]
+    assert sorted(disk.contents.ids()) == ["x", "z"] and limits.used_bytes == 2 * SIZE
     assert not list(disk.folder.glob("[vy].*")) and not limits.is_due
     disk.close()
 
 
 def test_what_is_too_old_goes(tmp_path: Path) -> None:
     disk = filled(tmp_path, "a", {"old": WEEK + 60, "young": WEEK - 60})
-    assert bounds(disk, 9).evict(()) == ["old"]
-    assert disk.ids() == ["young"]
+    assert evicted(bounds(disk, 9), disk) == ["old"]
+    assert disk.contents.ids() == ["young"]
     disk.close()
 
 
@@ -58,8 +73,8 @@ def test_persisted_and_exempt_ones_stay_whatever_the_limit(tmp_path: Path) -> No
     disk.set_persisted("persisted", True)
     said: list[str] = []
     limits = DiskBounds(disk, SIZE, WEEK, said.append)
-    assert limits.evict({"written"}) == ["other"]
-    assert sorted(disk.ids()) == ["persisted", "written"]
+    assert evicted(limits, disk, {"written"}) == ["other"]
+    assert sorted(disk.contents.ids()) == ["persisted", "written"]
     assert len(said) == 1 and "more than its limit" in said[0]
     assert not limits.is_due  # nothing can be done before there is more
     disk.write_record("written", b"x" * 9 * SIZE)
@@ -74,8 +89,8 @@ def test_conversations_of_other_models_count_and_go_too(tmp_path: Path) -> None:
     disk = filled(tmp_path, "a", {"y": 5})
     limits = bounds(disk, 2)
     assert limits.used_bytes == 3 * SIZE
-    assert limits.evict(()) == []
-    assert disk.ids() == ["y"] and limits.used_bytes == 2 * SIZE
+    assert evicted(limits, disk) == []
+    assert disk.contents.ids() == ["y"] and limits.used_bytes == 2 * SIZE
     assert sorted(path.stem for path in other.folder.glob("*.json")) == [".key", "kept"]
     disk.close()
 
@@ -84,8 +99,8 @@ def test_those_of_a_model_in_use_stay(tmp_path: Path) -> None:
     other = filled(tmp_path, "b", {"x": 9})
     disk = filled(tmp_path, "a", {"y": 5})
     limits = bounds(disk, 1)
-    assert limits.evict(()) == ["y"]
-    assert other.ids() == ["x"] and other.read_record("x") is not None
+    assert evicted(limits, disk) == ["y"]
+    assert other.contents.ids() == ["x"] and other.read_record("x") is not None
     disk.close()
     other.close()
 
@@ -98,6 +113,20 @@ def test_age_is_looked_at_again_after_a_while(
     limits = bounds(disk, 9)
     time.sleep(0.02)
     assert limits.is_due
-    disk.stored()["x"].used -= 2 * WEEK
-    assert limits.evict(()) == ["x"]
+    disk.contents.stored()["x"].used -= 2 * WEEK
+    assert evicted(limits, disk) == ["x"]
+    disk.close()
+
+
+def test_one_that_cannot_be_removed_is_told_and_the_others_go(tmp_path: Path) -> None:
+    disk = filled(tmp_path, "a", {"x": 9, "y": 5})
+    said: list[str] = []
+
+    def remove(conversation: str) -> None:
+        if conversation == "x":
+            raise OSError(errno.EIO, "it is stuck")
+        disk.delete(conversation)
+
+    DiskBounds(disk, SIZE, WEEK, said.append).evict(remove)
+    assert disk.contents.ids() == ["x"] and "cannot remove x" in said[0] and "stuck" in said[0]
     disk.close()

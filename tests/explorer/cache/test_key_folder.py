@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from sdlms.errors import UserError
 from sdlms.explorer.cache.key_folder import (
     KEY,
     borrowed,
+    check_writing,
     key_folder,
     open_key_folder,
     other_folders,
@@ -198,3 +200,26 @@ def test_a_folder_with_the_name_of_a_file_is_not_removed(tmp_path: Path) -> None
     (tmp_path / "a.json").touch()
     remove_files(tmp_path, "a")
     assert {path.name for path in tmp_path.iterdir()} == {"a.h5", "a.json.damaged-1"}
+
+
+def test_a_folder_is_tried_without_a_trace(tmp_path: Path) -> None:
+    check_writing(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="No such file"):
+        check_writing(tmp_path / "gone")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UserError, match="File too large"):
+            check_writing(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_trial_leaves_goes_at_the_start(tmp_path: Path) -> None:
+    folder = key_folder(tmp_path, KEY_ONE)
+    os.close(open_key_folder(folder, KEY_ONE))
+    (folder / ".trial.json.partial").touch()
+    os.close(open_key_folder(folder, KEY_ONE))
+    assert {path.name for path in folder.iterdir()} == {".key.json", ".lock"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdlms.explorer.cache.columns import columns_of
+from sdlms.explorer.cache.columns import Columns
 from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.cache.limits import CacheLimits
 from tests.explorer.cached_rows import (
@@ -83,7 +83,7 @@ def test_larger_numbers_come_out_as_float32(tmp_path: Path) -> None:
 def test_without_stored_hidden_states_memory_has_them_and_the_disk_does_not(
     tmp_path: Path,
 ) -> None:
-    columns = columns_of(SMALL.n_states, SMALL.d_model, SMALL.n_top, "none")
+    columns = Columns(SMALL.n_states, SMALL.d_model, SMALL.n_top, "none")
     for is_there in (True, False):
         cache = small_cache(tmp_path, columns=columns)
         if is_there:

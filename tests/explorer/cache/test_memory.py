@@ -151,3 +151,32 @@ def test_bytes_are_counted_and_no_row_is_wrong(
             assert all(
                 array[position].tobytes() == expected[n][i].tobytes() for n, array in arrays.items()
             )
+
+
+def test_records_that_only_memory_has_are_known() -> None:
+    memory = MemoryLevel(SMALL.groups, 1)
+    memory.put_record("a", b"1", False, 0)
+    memory.put_record("b", b"2", True, 0)
+    put(memory, "c", "logit", 0, random_rows("logit", 1, 0))
+    assert memory.unsaved() == ["a"] and memory.is_unsaved("a") and not memory.is_unsaved("b")
+    content = memory.record("a")
+    assert content is not None and not memory.is_unsaved("unknown")
+    memory.mark_saved("a", content)
+    assert memory.unsaved() == []
+
+
+def test_rows_that_are_held_are_found_in_runs() -> None:
+    memory = MemoryLevel(SMALL.groups, 1 << 30)
+    for first in (60, 3):
+        put(memory, "c", "logit", first, random_rows("logit", 8, first))
+    assert sorted(memory.held("c", 0)) == [
+        ("logit", (3, 11)),
+        ("logit", (60, 64)),
+        ("logit", (64, 68)),
+    ]
+    assert sorted(memory.held("c", 9)) == [
+        ("logit", (9, 11)),
+        ("logit", (60, 64)),
+        ("logit", (64, 68)),
+    ]
+    assert memory.held("d", 0) == []

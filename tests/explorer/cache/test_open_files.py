@@ -1,4 +1,6 @@
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -75,4 +77,30 @@ def test_files_in_use_are_not_closed_for_others(tmp_path: Path) -> None:
             with files.using(str(i), opener(tmp_path, str(i))):
                 pass
         assert rows is not None and not rows.read("whole", [0]).present.any()
+    files.close()
+
+
+def test_while_one_is_opened_others_are_used(tmp_path: Path) -> None:
+    files = OpenFiles()
+    begun, gate = threading.Event(), threading.Event()
+    gates = files._gates
+    other = next(str(i) for i in range(9) if gates.of(str(i)) is not gates.of("slow"))
+
+    def slowly() -> TokenRows:
+        begun.set()
+        assert gate.wait(30)
+        return opener(tmp_path, "slow")()
+
+    def use() -> None:
+        with files.using("slow", slowly):
+            pass
+
+    with ThreadPoolExecutor(1) as thread:
+        using = thread.submit(use)
+        assert begun.wait(30)
+        with files.using(other, opener(tmp_path, other)) as rows:
+            assert rows is not None
+        files.remove(other, (tmp_path / f"{other}.h5").unlink)
+        gate.set()
+        using.result()
     files.close()

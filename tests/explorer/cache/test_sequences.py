@@ -20,6 +20,7 @@ from tests.explorer.cached_rows import (
     are_equal,
     open_cache,
     random_rows,
+    settle,
 )
 
 
@@ -77,7 +78,7 @@ def step(cache: Cache, model: Model, name: str, draw: random.Random) -> None:
             assert cache.delete(name) == (name in model.records)
             model.delete(name)
         case "flush" if draw.random() < 0.3:
-            cache.flush()
+            settle(cache)
     record = cache.record(name)
     assert (record or {}).get("seed") == model.records.get(name)
 
@@ -150,3 +151,31 @@ def test_ten_at_once_do_not_disturb_each_other(tmp_path: Path, limits: CacheLimi
             model.rows.clear()
     with open_cache(tmp_path, limits) as cache:
         check_all(cache, models)
+
+
+def test_many_at_once_and_a_disk_that_is_too_small(tmp_path: Path) -> None:
+    """Who writes is evicted all the time: nothing stands still, and what is said to be there is."""
+    limits = CacheLimits(memory_bytes=1, disk_bytes=60_000)
+
+    def work(cache: Cache, number: int) -> None:
+        draw = random.Random(number)
+        for turn in range(15):
+            name = f"c{draw.randrange(8)}"
+            cache.save_record(name, {"turn": turn})
+            share(cache, name, draw)
+            cache.set_persisted(name, draw.random() < 0.2)
+            assert cache.present(name, "logit", 50).shape == (50,)
+            if name not in cache.ids():
+                cache.wait_for_record(name)
+
+    with open_cache(tmp_path, limits) as cache:
+        with ThreadPoolExecutor(6) as threads:
+            for done in [threads.submit(work, cache, i) for i in range(6)]:
+                done.result(60)
+        settle(cache)
+        folder = next(tmp_path.glob("*/.lock")).parent
+        assert cache.ids() == sorted(path.stem for path in folder.glob("[!.]*.json"))
+        assert not cache.status()["memory_only"] and cache._writer.is_alive
+        n_bytes = sum(path.stat().st_blocks * 512 for path in folder.glob("[!.]*.[jh]*"))
+        assert cache.status()["disk_used_mb"] == round(n_bytes / 10**6, 3)
+        assert any(cache.n_evictions(f"c{i}") for i in range(8))

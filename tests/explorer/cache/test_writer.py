@@ -5,18 +5,17 @@ from contextlib import contextmanager
 
 import pytest
 
-from sdlms.errors import UserError
 from sdlms.explorer.cache import writer as writers
 from sdlms.explorer.cache.writer import Job, Writer
 
 
 @contextmanager
 def running(
-    failed: Callable[[Job, Exception], None] = lambda job, error: None,
     rest: Callable[[], None] = lambda: None,
+    died: Callable[[BaseException, list[Job]], None] = lambda bug, jobs: None,
 ) -> Iterator[tuple[Writer, threading.Condition]]:
     changed = threading.Condition()
-    writer = Writer(changed, failed, rest, 0.01)
+    writer = Writer(changed, rest, 0.01, died)
     yield writer, changed
     writer.close()
     assert not writer.is_alive
@@ -50,33 +49,40 @@ def test_closing_does_what_is_left() -> None:
     assert done == list(range(20))
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), UserError("cannot write")])
-def test_a_failed_write_is_told_and_the_next_is_done(error: Exception) -> None:
-    told: list[tuple[str, Exception]] = []
-    done: list[str] = []
-
-    def fail() -> None:
-        raise error
-
-    with running(lambda job, error: told.append((job.conversation, error))) as (writer, changed):
-        with changed:
-            writer.add(Job("a", fail, "rows"))
-            writer.add(Job("b", lambda: done.append("b"), "rows"))
-            writer.wait_for(lambda job: True)
-    assert (told, done) == ([("a", error)], ["b"])
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_after_a_bug_nobody_waits_for_ever() -> None:
+def test_after_a_bug_nobody_waits_for_ever_and_it_is_told() -> None:
     def bug() -> None:
         raise ZeroDivisionError
 
-    with running() as (writer, changed), changed:
+    told: list[tuple[type[BaseException], list[str]]] = []
+
+    def died(bug: BaseException, jobs: list[Job]) -> None:
+        told.append((type(bug), [job.conversation for job in jobs]))
+
+    with running(died=died) as (writer, changed), changed:
         writer.add(Job("a", bug, "rows"))
         writer.add(Job("b", lambda: None, "rows", n_bytes=1 << 40))
         writer.wait_for(lambda job: True)
         writer.wait_for_room()
         assert not writer.is_alive
+    assert told == [(ZeroDivisionError, ["a", "b"])]
+
+
+def test_an_end_without_a_bug_is_none() -> None:
+    told: list[BaseException] = []
+    with running(died=lambda bug, jobs: told.append(bug)) as (writer, changed), changed:
+        writer.add(Job("a", lambda: None, "rows"))
+    assert not told
+
+
+def test_who_waits_for_a_job_does_not_wait_for_the_rest_after_it() -> None:
+    gate, in_time = threading.Event(), list[bool]()
+    with running(rest=lambda: in_time.append(gate.wait(5))) as (writer, changed):
+        with changed:
+            writer.add(Job("a", lambda: None, "rows"))
+            writer.wait_for(lambda job: True)
+        gate.set()
+    assert in_time and all(in_time)
 
 
 def test_a_full_queue_makes_the_caller_wait(monkeypatch: pytest.MonkeyPatch) -> None:

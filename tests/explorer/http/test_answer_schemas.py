@@ -6,14 +6,14 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sdlms.explorer.http import answer_schemas
-from sdlms.explorer.http.answer_schemas import Failure, Match, Reply
+from sdlms.explorer.http.answer_schemas import Answer, Failure, Match
 
 
 def test_every_description_forbids_what_it_does_not_name() -> None:
     models = [each for each in vars(answer_schemas).values() if isinstance(each, type)]
     described = [each for each in models if issubclass(each, BaseModel) and each is not BaseModel]
     assert len(described) > 20
-    assert all(issubclass(each, Reply) for each in described)
+    assert all(issubclass(each, Answer) for each in described)
     with pytest.raises(ValidationError):
         Failure.model_validate({"detail": "a", "more": 1})
 

@@ -10,13 +10,14 @@ from sdlms.explorer.http.request_schemas import (
     SearchQuery,
     numbers_of,
 )
-from sdlms.explorer.questions import ChatRequest, Question, SamplingRequest, SearchQuestion
+from sdlms.explorer.questions import ChatRequest, Question, SearchQuestion
 from sdlms.explorer.settings import ExplorerSettings
+from sdlms.models.sampling import Sampling
 
 
 def test_defaults_are_the_explorers_own() -> None:
     assert ChatBody(text="a").request() == ChatRequest(text="a", messages=[])
-    assert RegenerateBody(position=1, token_id=2).sampling() == SamplingRequest()
+    assert RegenerateBody(position=1, token_id=2).sampling() == Sampling()
     assert SearchQuery(text="a").question() == SearchQuestion(text="a")
     size = ExplorerSettings().context_size
     assert ActivationsQuery().question() == Question(context_size=size)
@@ -39,7 +40,7 @@ def test_a_chat_keeps_everything_that_was_said() -> None:
     request = body.request()
     assert (request.messages[0].role, request.messages[0].content) == ("system", "Be short.")
     assert (request.cache_activations, request.conversation_id) == (False, "x_-9")
-    wanted = SamplingRequest(max_new_tokens=3, temperature=1.0, top_p=0.5, seed=7)
+    wanted = Sampling(max_new_tokens=3, temperature=1.0, top_p=0.5, seed=7)
     assert request.sampling == wanted
 
 

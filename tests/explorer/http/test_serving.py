@@ -3,10 +3,12 @@
 import asyncio
 import errno
 import os
+import selectors
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2 as httpx
@@ -76,6 +78,23 @@ def test_a_connection_sends_at_once_and_waits_for_no_more() -> None:
             return int(await called)
 
     assert asyncio.run(accepted()) != 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems wait for ever")
+def test_a_connection_to_one_who_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "SEND_SECONDS", 1)
+    with listen("127.0.0.1", 0) as listener:
+        caller = socket.create_connection(listener.getsockname(), timeout=5)
+        taken, _ = listener.accept()
+        with caller, taken, selectors.DefaultSelector() as ended:
+            taken.setblocking(False)
+            with suppress(BlockingIOError):
+                while taken.send(bytes(10**6)):
+                    pass
+            ended.register(taken, selectors.EVENT_READ)
+            assert ended.select(20)
+            with pytest.raises(TimeoutError):
+                taken.recv(1)
 
 
 @pytest.mark.parametrize(

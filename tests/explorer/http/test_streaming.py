@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
+from sdlms.explorer.http import streaming
 from sdlms.explorer.http.streaming import FAILED, file_stream, last_event, line_stream
 from sdlms.explorer.refusals import TooLarge
 from tests.explorer.http_server import served, wait_until
@@ -84,6 +86,42 @@ def test_a_client_that_goes_away_closes_the_items(path: str, kind: type[Endless]
         assert not items.closed.is_set()
         caller.close()
         wait_until(items.closed)
+
+
+class Wide(Endless):
+    """Makes pieces that soon fill what a connection holds."""
+
+    def __next__(self) -> Any:
+        self.n_made += 1
+        return {"event": "token", "text": "a" * 100_000}
+
+
+def test_a_client_that_reads_nothing_closes_the_items_and_fills_no_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.3)
+    items = Wide()
+    with served(app_of(items)) as host:
+        caller = ask(host, "/lines")
+        wait_until(items.closed)
+        assert items.n_made < 200  # some megabytes, which the system holds
+        caller.close()
+    assert "a client read nothing for 0.3 s" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_client_that_reads_slowly_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.3)
+    n_lines, length = 150, 100_000
+    with (
+        served(app_of(iter_of(*({"text": "a" * length} for _ in range(n_lines))))) as host,
+        httpx.stream("GET", f"http://{host}/lines") as response,
+    ):
+        n_bytes = 0
+        for number, piece in enumerate(response.iter_bytes(2**20)):
+            n_bytes += len(piece)
+            time.sleep(0.1 if number < 5 else 0)
+    assert n_bytes > n_lines * length
 
 
 def test_a_server_that_stops_closes_the_items() -> None:

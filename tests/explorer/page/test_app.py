@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.explorer.browser import FIRST, SECOND, Explorer, positions
+from tests.explorer.browser import FIRST, NARROW, SECOND, Explorer, positions
 
 pytestmark = pytest.mark.slow
 
@@ -55,9 +55,11 @@ def test_the_list_says_what_the_server_says(explorer: Explorer, two_turns: dict[
 
 def test_heat_map_and_back(explorer: Explorer, two_turns: dict[str, Any]) -> None:
     position = positions(two_turns, "user", 2)[0]
+    explorer.page.set_viewport_size(NARROW)
     explorer.open(two_turns["conversation_id"], position)
     explorer.at("view-heatmap").click()
     expect(explorer.page.locator("#list-view")).to_be_hidden()
+    expect(explorer.at(f"cell-2-{position}")).to_be_in_viewport()  # the last column is the clicked
     info = explorer.server.get("api/model_info")
     cells = explorer.page.locator("[data-testid^='cell-']")
     expect(cells).to_have_count(16 * len(info["states"]))
@@ -103,6 +105,101 @@ def test_a_reload_brings_conversation_and_panel_back(
     explorer.wait_for_panel()
     expect(explorer.token(position)).to_have_class(re.compile("selected"))
     expect(explorer.at(f"cell-0-{position}")).to_be_visible()
+
+
+def test_a_server_that_does_not_answer_is_asked_again(
+    explorer: Explorer, two_turns: dict[str, Any]
+) -> None:
+    first, second = positions(two_turns, "user", 0)[0], positions(two_turns, "user", 2)[-1]
+    explorer.open(two_turns["conversation_id"], first)
+    explorer.page.context.set_offline(True)
+    explorer.token(second).click()
+    expect(explorer.at("retry")).to_be_visible()
+    expect(explorer.at("error")).to_contain_text("does not answer")
+    explorer.at("close-panel").click()
+    explorer.click(first)
+    explorer.opened("compare")
+    explorer.at("compare-position").fill(str(second))
+    explorer.at("compare-go").click()
+    expect(explorer.page.locator("#compare")).to_contain_text("could not be read")
+    explorer.page.context.set_offline(False)
+    expect(explorer.at("error")).to_have_count(0)
+    explorer.at("compare-go").click()
+    expect(explorer.page.locator("#compare td").first).to_be_visible()
+    explorer.token(second).click()
+    explorer.wait_for_panel()
+    explorer.watch.forgive("ERR_INTERNET_DISCONNECTED")
+
+
+def test_a_reply_that_breaks_off_says_so(explorer: Explorer, two_turns: dict[str, Any]) -> None:
+    explorer.open(two_turns["conversation_id"])
+    count = explorer.page.locator(".token").count()
+    explorer.page.evaluate(
+        """(id) => {
+          const kept = window.fetch;
+          const start = JSON.stringify({ event: "start", conversation_id: id }) + "\\n";
+          const broken = new ReadableStream({ start: (stream) => {
+            stream.enqueue(new TextEncoder().encode(start));
+            window.breakOff = () => stream.error(new TypeError("network error"));
+          } });
+          window.fetch = async (address, options) =>
+            address.includes("chat") ? new Response(broken) : kept(address, options);
+        }""",
+        two_turns["conversation_id"],
+    )
+    explorer.at("message").fill(FIRST)
+    explorer.at("message").press("Enter")
+    expect(explorer.at("reply-status")).to_have_text("writing…")
+    explorer.page.evaluate("window.breakOff()")
+    expect(explorer.at("reply-status")).to_have_text("the reply broke off")
+    expect(explorer.at("error")).to_contain_text("broke off")
+    expect(explorer.at("send")).to_be_visible()
+    assert explorer.page.locator(".token").count() == count
+
+
+def test_a_tab_sees_what_another_one_said(explorer: Explorer) -> None:
+    identity = explorer.server.say(FIRST)["conversation_id"]
+    explorer.open(identity)
+    explorer.server.say(SECOND, conversation_id=identity)
+    explorer.page.evaluate("window.dispatchEvent(new Event('focus'))")
+    known = explorer.server.get(f"api/conversations/{identity}")["tokens"]
+    expect(explorer.page.locator(".token")).to_have_count(len(known))
+    explorer.server.say(SECOND, conversation_id=identity)
+    explorer.say(FIRST)  # without having seen it
+    known = explorer.server.get(f"api/conversations/{identity}")["tokens"]
+    expect(explorer.page.locator(".token")).to_have_count(len(known))
+
+
+def test_the_drawer_of_a_narrow_window_stays_as_the_reader_left_it(explorer: Explorer) -> None:
+    explorer.page.set_viewport_size(NARROW)
+    explorer.open()
+    drawer, button = explorer.page.locator("#conversations"), explorer.page.get_by_text("Chats")
+    button.click()
+    expect(drawer).to_be_visible()
+    explorer.say(FIRST)
+    identity = explorer.server.get("api/conversations")[0]["conversation_id"]
+    expect(explorer.at(f"conversation-{identity}")).to_have_attribute("title", FIRST)
+    expect(drawer).to_be_visible()
+    explorer.at(f"conversation-{identity}").click()
+    expect(drawer).to_be_hidden()
+    button.click()
+    button.press("Escape")
+    expect(drawer).to_be_hidden()
+
+
+def test_the_limits_are_the_servers(explorer: Explorer, two_turns: dict[str, Any]) -> None:
+    def narrow(route: Route) -> None:
+        info = explorer.server.get("api/model_info")
+        info["limits"] |= {"max_new_tokens": 5, "max_pins": 1}
+        route.fulfill(json=info)
+
+    explorer.page.route("**/api/model_info", narrow)
+    explorer.open(two_turns["conversation_id"], 5)
+    expect(explorer.at("setting-max_new_tokens")).to_have_value("5")
+    expect(explorer.at("setting-max_new_tokens")).to_have_attribute("max", "5")
+    for row in (0, 1):
+        explorer.page.locator("#list-view tr").nth(1).locator(".prediction").nth(row).click()
+    expect(explorer.at("pins").locator("li")).to_have_count(1)
 
 
 def test_a_page_goes_on_after_a_restart_of_the_server(

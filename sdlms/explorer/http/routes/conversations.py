@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from sdlms.explorer.http.answer_schemas import CacheStatus, ConversationReply, Summary
+from sdlms.explorer.http.answer_schemas import CacheStatus, ConversationInfo, Summary
 from sdlms.explorer.http.request_schemas import Change, ConversationId, ExportQuery
 from sdlms.explorer.http.routes.describing import Responses, TheExplorer, answers
 from sdlms.explorer.http.streaming import file_stream
@@ -37,7 +37,7 @@ def conversations(explorer: TheExplorer) -> Response:
 @router.get(
     "/conversations/{conversation_id}",
     response_model=None,
-    responses=answers(ConversationReply, 404),
+    responses=answers(ConversationInfo, 404),
 )
 def conversation(conversation_id: ConversationId, explorer: TheExplorer) -> Response:
     """One conversation with all its tokens."""
@@ -47,7 +47,7 @@ def conversation(conversation_id: ConversationId, explorer: TheExplorer) -> Resp
 @router.patch(
     "/conversations/{conversation_id}",
     response_model=None,
-    responses=answers(ConversationReply, 400, 404),
+    responses=answers(ConversationInfo, 400, 404),
 )
 def change(conversation_id: ConversationId, body: Change, explorer: TheExplorer) -> Response:
     """Rename a conversation, or keep its files whatever their age."""

@@ -1,6 +1,6 @@
 """What the model would say: at a position, over a conversation, and where it looked."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
@@ -20,13 +20,17 @@ from sdlms.explorer.http.routes.describing import TheExplorer, answers
 from sdlms.explorer.http.streaming import line_stream
 from sdlms.explorer.refusals import BadRequest
 
+PANEL = (
+    "the header, then one state a line; where the context has to be measured, a panel of the "
+    "clicked position alone before it"
+)
 router = APIRouter(prefix="/api", tags=["predictions"])
 
 
 @router.get(
     "/activations/{conversation_id}/{position}",
     response_model=None,
-    responses=answers(Panel, 404, stream="the header, then one state a line"),
+    responses=answers(Panel, 404, stream=PANEL),
 )
 def activations(
     conversation_id: ConversationId,
@@ -38,8 +42,13 @@ def activations(
     parts = explorer.activations(conversation_id, position, query.question())
     if query.stream:
         return line_stream(parts)
-    header, *states = parts
-    return JSONResponse({**header, "states": states})
+    panel: dict[str, Any] = {}
+    for part in parts:
+        if "positions" in part:  # the clicked token alone may come first
+            panel = {**part, "states": []}
+        else:
+            panel["states"].append(part)
+    return JSONResponse(panel)
 
 
 @router.get(

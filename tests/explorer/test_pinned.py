@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from sdlms.explorer.likeliest import Asked, agreeing
+from sdlms.explorer.answers import Pinned, agreeing
 
 LIKELIEST = np.array([[7, 3, 9], [1, 2, 3]])
 SHARES = np.array([[0.5, 0.2, 0.1], [0.4, 0.4, 0.05]], np.float32)
 
 
-def known(ids: list[list[int]], shares: list[list[float]], ranks: list[list[int]]) -> Asked:
-    asked = Asked(np.log(np.array(shares, np.float32)), np.array(ranks, np.int32))
-    found = agreeing(LIKELIEST, SHARES, np.array(ids), asked)
+def known(ids: list[list[int]], shares: list[list[float]], ranks: list[list[int]]) -> Pinned:
+    measured = Pinned(np.log(np.array(shares, np.float32)), np.array(ranks, np.int32))
+    found = agreeing(LIKELIEST, SHARES, np.array(ids), measured)
     return found._replace(log_probability=np.exp(found.log_probability))
 
 
