@@ -1,4 +1,5 @@
 # make demo    set up and run the main job on the embedded model and tasks
+# make pipeline  the whole study on the embedded models; CONFIG=configs/pipeline/pythia.toml others
 # make test    lint, types, tests (what CI runs)
 # make quick   the same without the slow tests
 # make bench   benchmarks against a bare forward, bare products, and the tools of others
@@ -6,10 +7,11 @@
 
 PYTHON ?= python3
 TORCH_ARGS ?=
+CONFIG ?= configs/pipeline/demo.toml
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick bench figures lint clean
+.PHONY: demo pipeline test quick bench figures lint clean
 
 demo: $(VENV)/.installed
 	@RUN=$$($(BIN)/sdlms capture --label demo) && \
@@ -18,6 +20,9 @@ demo: $(VENV)/.installed
 	echo "  activations.h5  every token's activations" && \
 	echo "  counts.h5       firing counts per neuron and document" && \
 	echo "  meta.jsonl      where they came from; check them with: $(BIN)/sdlms runs verify latest"
+
+pipeline: $(VENV)/.installed-figures
+	@$(BIN)/sdlms pipeline --config "$(CONFIG)"
 
 test: lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
@@ -43,6 +48,10 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt $(TORCH_ARGS) torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[web]'
+	touch $@
+
+$(VENV)/.installed-figures: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[figures]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

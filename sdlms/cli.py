@@ -17,6 +17,7 @@ from sdlms.stages import (
     dynamic_k,
     logit_lens,
     probe,
+    report,
     sae_evaluate,
     sae_latents,
     sae_train,
@@ -26,10 +27,11 @@ from sdlms.stages import (
 from sdlms.tools import models as models_tool
 from sdlms.tools import runs as runs_tool
 from sdlms.tools.explore import add_explore
+from sdlms.tools.pipeline import add_pipeline
 
 STAGES = (
     *(capture, sae_train, sae_latents, sae_evaluate, probe, si_modularity, dynamic_k),
-    *(logit_lens, scaling),
+    *(logit_lens, scaling, report),
 )
 # Read when torch is loaded, so set before; whoever sets them otherwise is obeyed.
 ENVIRONMENT = {
@@ -48,8 +50,10 @@ app = typer.Typer(
     help=__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _stage in STAGES:
-    add_stage(app, dashed(_stage.__name__.rpartition(".")[2]), _stage.Config, _stage.run)
+NAMED = {dashed(stage.__name__.rpartition(".")[2]): stage for stage in STAGES}
+for _name, _stage in NAMED.items():
+    add_stage(app, _name, _stage.Config, _stage.run)
+add_pipeline(app, {name: stage.Config for name, stage in NAMED.items()})
 add_explore(app)
 app.add_typer(models_tool.app, name="models")
 app.add_typer(runs_tool.app, name="runs")

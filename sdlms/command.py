@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +19,7 @@ import typer
 from sdlms.errors import UserError
 from sdlms.options import (
     ENVIRONMENT,
+    SECRETS,
     Option,
     as_json,
     defaults_from_environment,
@@ -76,21 +77,19 @@ class ComputeConfig(DeviceConfig):
     ] = "auto"
 
 
-def parameter_of(option: Option, read_by_typer: str | None = None) -> inspect.Parameter:
+def parameter_of(option: Option) -> inspect.Parameter:
     """The parameter from which Typer makes the flag; all but switches are text to Typer.
 
-    Args:
-        option: what it is.
-        read_by_typer: an environment variable; a command with a `--config` file has none, as Typer
-            would have it win over the file.
+    Typer reads no environment variable: it would have it win over the `--config` file.
     """
-    variable = None if read_by_typer else ENVIRONMENT.get(option.name)
+    variable = ENVIRONMENT.get(option.name)
     text = f"{option.help} [env: {variable}]" if variable else option.help
     if option.is_switch:
         # Typer adds a --no- form to a switch; --no-resume would be an option without a user.
-        flags = ("--resume",) if option.name == "resume" else ()
+        flags = (option.flag,) if option.name in ("resume", "reuse") else ()
         return _keyword(option.name, option.default, bool, typer.Option(*flags, help=text))
-    flag = typer.Option(option.flag, help=text, metavar=option.metavar, envvar=read_by_typer)
+    is_shown = option.name not in SECRETS
+    flag = typer.Option(option.flag, help=text, metavar=option.metavar, show_default=is_shown)
     return _keyword(option.name, option.text(option.default), str | None, flag)
 
 
@@ -105,26 +104,46 @@ def add_stage(
 ) -> None:
     """Add one stage to the command line; its module's docstring is the help."""
     own, common = options_of(config_class), options_of(RunOptions)
-    everything = [*own, *common]
 
-    def load_config(context: typer.Context, path: Path | None) -> Path | None:
-        file = {} if path is None else read_defaults(path, everything)
-        context.default_map = {**defaults_from_environment(), **file}
-        return path
-
-    def command(**given: Any) -> None:
-        set_up_logging(verbose=given["verbose"], quiet=given["quiet"])
-        values = {option.name: option.value(given[option.name]) for option in everything}
+    def carry_out(values: dict[str, Any]) -> None:
         config = config_class(**{option.name: values[option.name] for option in own})
         options = RunOptions(**{option.name: values[option.name] for option in common})
         path = execute(name, config, options, run)
         typer.echo(os.fsencode(path))  # as bytes: the name of a folder need not be UTF-8
 
-    parameters = [parameter_of(option) for option in everything]
+    add_command(app, name, sys.modules[config_class.__module__].__doc__, [*own, *common], carry_out)
+
+
+def add_command(
+    app: typer.Typer,
+    name: str,
+    text: str | None,
+    options: Sequence[Option],
+    carry_out: Callable[[dict[str, Any]], None],
+) -> None:
+    """Add a command with `options`, a `--config` file of their defaults, `-v` and `-q`.
+
+    Args:
+        app: gets the command.
+        name: of the command.
+        text: its help; the first line is what lists of commands show.
+        options: its own.
+        carry_out: takes their values by name.
+    """
+
+    def load_config(context: typer.Context, path: Path | None) -> Path | None:
+        file = {} if path is None else read_defaults(path, options)
+        context.default_map = {**defaults_from_environment(), **file}
+        return path
+
+    def command(**given: Any) -> None:
+        set_up_logging(verbose=given["verbose"], quiet=given["quiet"])
+        carry_out({option.name: option.value(given[option.name]) for option in options})
+
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*parameters, *_talk_parameters(load_config)]
+        [*map(parameter_of, options), *_talk_parameters(load_config)]
     )
-    text = inspect.cleandoc(sys.modules[config_class.__module__].__doc__ or "")
+    text = inspect.cleandoc(text or "")
     app.command(name, help=text, short_help=text.partition("\n")[0])(command)
 
 

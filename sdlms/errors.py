@@ -10,6 +10,10 @@ class UserError(Exception):
     The message says what is wrong, the value, the rule and the next step.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook, in the place of a traceback."""
+        return [f"sdlms: {self}"]
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or the known words when none is close; nothing where none is known."""

@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple, NewType, Union, get_args, get_origi
 
 from sdlms.errors import UserError, did_you_mean
 
-ENVIRONMENT = {"artifacts": "SDLMS_ARTIFACTS"}
+ENVIRONMENT = {"artifacts": "SDLMS_ARTIFACTS", "token": "SDLMS_TOKEN"}
+SECRETS = ("token",)  # the help shows no default of theirs
 # A string of a list that keeps the spaces around it. On the line a backslash before a comma makes
 # it part of the string, and so one before a backslash; TOML arrays need neither.
 Verbatim = NewType("Verbatim", str)
@@ -228,20 +229,29 @@ def defaults_from_environment() -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def read_defaults(path: Path, options: Iterable[Option]) -> dict[str, Any]:
-    """A TOML file's keys as defaults of the options.
+def read_toml(path: Path) -> dict[str, Any]:
+    """What the TOML file of `--config` holds.
 
     Raises:
-        UserError: the file cannot be read, a key is unknown, a value has the wrong type.
+        UserError: it cannot be read.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text; is this a binary file?") from None
     except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise UserError(f"{path}: not valid TOML: {error}.") from None
+
+
+def read_defaults(path: Path, options: Iterable[Option]) -> dict[str, Any]:
+    """A TOML file's keys as defaults of the options.
+
+    Raises:
+        UserError: the file cannot be read, a key is unknown, a value has the wrong type.
+    """
+    content = read_toml(path)
     known = {option.name: option for option in options}
     for key, value in content.items():
         if key not in known:

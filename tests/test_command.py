@@ -160,7 +160,16 @@ def test_help_shows_defaults_commas_and_the_environment() -> None:
     assert "--word <text> A word. --" in text  # no default is shown where there is none
     assert "--save / --no-save Keep it. [default: save]" in text
     assert "[env: SDLMS_ARTIFACTS]" in text
-    assert "--no-resume" not in text
+    assert "--no-resume" not in text and "--no-reuse" not in text
+
+
+def test_a_run_is_made_once_where_it_is_reused() -> None:
+    first, second, third = (call(write, *words).stdout for words in ([], ["--reuse"], []))
+    assert first == second != third
+    Path("config.toml").write_text("reuse = true\nresume = true\n")
+    assert call(write, "--config", "config.toml").stdout == third
+    other = call(write, "--config", "config.toml", "--count", "2").stdout
+    assert len({first, third, other}) == 3
 
 
 def test_help_of_every_option_says_something() -> None:

@@ -1,4 +1,4 @@
-"""The settings of studies: each file is read by its stage, and says what the design pins."""
+"""The settings of studies: each file is read by its command, and says what the design pins."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdlms import cli as command_line
+from sdlms.chain import Step
 from sdlms.errors import UserError
 from sdlms.models.layers import DEFAULT_LAYERS, layers_of
 from sdlms.options import dashed, options_of, read_defaults
@@ -14,10 +15,16 @@ from sdlms.storage.assets import asset_folder
 from sdlms.storage.manifests import read_manifest_lines
 from sdlms.storage.tables import read_table
 from sdlms.tasks import embedded_manifests
+from sdlms.tools import explore
+from sdlms.tools.pipeline_file import read_pipeline
 
 CONFIGS = asset_folder("configs")
-STAGES = {dashed(stage.__name__.rpartition(".")[2]): stage for stage in command_line.STAGES}
-FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("*/*.toml"))
+COMMANDS = (*command_line.STAGES, explore)
+STAGES = {dashed(command.__name__.rpartition(".")[2]): command for command in COMMANDS}
+PIPELINES = sorted((CONFIGS / "pipeline").glob("*.toml"))
+FILES = sorted(
+    path.relative_to(CONFIGS) for path in CONFIGS.glob("*/*.toml") if path not in PIPELINES
+)
 PYTHIA = {
     "70m": (6, [2, 3, 5]),
     "410m": (24, [6, 12, 18]),
@@ -38,7 +45,7 @@ def config_of(path: Path) -> capture.Config:
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_every_file_is_what_its_stage_takes(path: Path) -> None:
+def test_every_file_is_what_its_command_takes(path: Path) -> None:
     config = config_of(path)
     known = embedded_manifests()
     tasks = getattr(config, "tasks", ())  # si-modularity has those of the run that it reads
@@ -57,6 +64,62 @@ def test_the_pythia_suite_is_captured_at_the_depths_that_are_pinned(size: str) -
     first, second, third = layers
     assert f"layers {first}, {second} and {third} of {n_layers}" in text
     assert f"--config configs/capture/pythia-{size}.toml" in text
+
+
+def steps_of(path: Path) -> dict[str, Step]:
+    """The steps of a pipeline, by name."""
+    steps = read_pipeline(path, {name: stage.Config for name, stage in STAGES.items()})
+    return {step.name: step for step in steps}
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
+def test_a_pipeline_asks_all_questions_and_of_all_sizes_the_same(path: Path) -> None:
+    steps = steps_of(path)
+    chain = ("capture", "sae-train", "sae-latents", "si-modularity", "dynamic-k", "logit-lens")
+    assert {step.stage for step in steps.values()} == {*chain, "probe", "scaling", "report"}
+    joined = [steps[name] for name in steps["scaling"].reads]
+    for stage in ("capture", "si-modularity"):
+        own = [step for step in joined if step.stage == stage]
+        models = [model_of(step, steps) for step in own]
+        assert len(own) == len(set(models)) >= 3
+        per_model = ("--model=", "--acts=", "--controls=", "--ablate")
+        told = [{a for a in step.arguments if not a.startswith(per_model)} for step in own]
+        assert told == [told[0]] * len(told)
+    controlled = next(step for step in joined if any("--controls" in a for a in step.arguments))
+    read = [steps[name].arguments for name in controlled.reads]
+    controls = sorted(a for arguments in read for a in arguments if a.startswith("--control="))
+    assert controls == ["--control=permute-tokens", "--control=reinit"]
+    assert len({model_of(steps[name], steps) for name in controlled.reads}) == 1
+
+
+def model_of(step: Step, steps: dict[str, Step]) -> str:
+    """The model that a step's capture ran."""
+    if step.stage != "capture":
+        return model_of(steps[step.reads[0]], steps)
+    (model,) = (a for a in step.arguments if a.startswith("--model="))
+    return model
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
+def test_a_report_shows_every_step(path: Path) -> None:
+    steps = steps_of(path)
+    shown, waiting = set(), ["report"]
+    while waiting:
+        shown.add(name := waiting.pop())
+        waiting.extend(steps[name].reads)
+    assert shown == set(steps)
+
+
+def test_the_pythia_pipeline_takes_local_folders_too(
+    tmp_path: Path, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (CONFIGS / "pipeline/pythia.toml").read_text()
+    assert text.count("EleutherAI/pythia-") == 7
+    (tmp_path / "local.toml").write_text(text.replace("EleutherAI/", "./models of mine/"))
+    assert cli("pipeline", "--config", tmp_path / "local.toml", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == text.count("[[step]]")
+    assert "'--model=./models of mine/pythia-1.4b-deduped'" in lines[2]
 
 
 def test_modularity_is_measured_where_the_capture_is() -> None:

@@ -16,7 +16,7 @@ SOURCES = [name for name in MODULES if not name.endswith("__init__.py")]
 EVERYONE = {"errors", "progress"}
 BELOW = {
     *("acts", "chain", "command", "dynamic", "explorer", "figures", "lens", "models", "numerics"),
-    *("options", "probes", "runs", "sae", "scaling", "storage", "structure", "tasks"),
+    *("options", "probes", "report", "runs", "sae", "scaling", "storage", "structure", "tasks"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "acts": {"models", "storage", "numerics", "runs"},
     "models": {"numerics", "storage"},
     "figures": {"storage", "runs"},
+    "report": {"figures", "storage", "runs"},
     "command": {"options", "runs", "storage"},
     "options": set(),
     "tasks": {"runs", "storage"},
@@ -227,6 +228,7 @@ def test_packages_are_empty_but_for_their_modules() -> None:
         ["dynamic-k", "--help"],
         ["logit-lens", "--help"],
         ["scaling", "--help"],
+        ["report", "--help"],
         ["explore", "--help"],
         ["runs", "--help"],
         ["models", "--help"],

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sdlms.errors import UserError
 from sdlms.options import (
+    ENVIRONMENT,
     Option,
     Verbatim,
     as_json,
@@ -267,7 +268,8 @@ def test_an_empty_file_and_an_empty_variable_give_no_defaults(
 ) -> None:
     (tmp_path / "config.toml").touch()
     assert read_defaults(tmp_path / "config.toml", OPTIONS.values()) == {}
-    monkeypatch.setenv("SDLMS_ARTIFACTS", "")
+    for variable in ENVIRONMENT.values():
+        monkeypatch.setenv(variable, "")
     assert defaults_from_environment() == {}
     monkeypatch.setenv("SDLMS_ARTIFACTS", "/runs")
     assert defaults_from_environment() == {"artifacts": "/runs"}

@@ -1,6 +1,6 @@
 """Whether finished runs are as they were written: every byte, or one small file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from sdlms.errors import UserError
@@ -25,10 +25,17 @@ def differences(run: Run) -> list[str]:
     """What `verify` reports, of a run that need not be published yet."""
     if difference := seal_difference(run.path / META):
         return [f"{META}: {difference}; its other files cannot be checked without it"]
-    return [*_file_differences(run), *_input_differences(run)]
+    return [*_file_differences(run, _content_difference), *_input_differences(run)]
 
 
-def _file_differences(run: Run) -> Iterator[str]:
+def differences_at_a_glance(run: Run) -> list[str]:
+    """As `differences`, but of the files' names and sizes alone: no content is read."""
+    if difference := seal_difference(run.path / META):
+        return [f"{META}: {difference}"]
+    return list(_file_differences(run, _size_difference))
+
+
+def _file_differences(run: Run, compare: Callable[[Path, Record], str | None]) -> Iterator[str]:
     """Compare the files on disk with the `output` and `log` records."""
     recorded = {record["path"]: record for record in [*run.all_of("output"), *run.all_of("log")]}
     files, folders = contents(run.path)
@@ -38,16 +45,22 @@ def _file_differences(run: Run) -> Iterator[str]:
     for name, record in sorted(recorded.items()):
         if name not in files:
             yield f"{name}: missing"
-        elif difference := _content_difference(run.path / name, record):
+        elif difference := compare(run.path / name, record):
             yield f"{name}: {difference}"
+
+
+def _size_difference(path: Path, record: Record) -> str | None:
+    """Compare a file's kind and size with its record."""
+    if path.is_symlink() or not path.is_file():
+        return "no plain file any more"
+    size = path.stat().st_size
+    return None if size == record["bytes"] else f"{size} bytes, {record['bytes']} recorded"
 
 
 def _content_difference(path: Path, record: Record) -> str | None:
     """Compare one file with its record."""
-    if path.is_symlink() or not path.is_file():
-        return "no plain file any more"
-    if (size := path.stat().st_size) != record["bytes"]:
-        return f"{size} bytes, {record['bytes']} recorded"
+    if difference := _size_difference(path, record):
+        return difference
     try:
         return None if sha256_of(path) == record["sha256"] else "sha256 differs"
     except OSError as error:

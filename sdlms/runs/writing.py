@@ -7,7 +7,7 @@ with RunWriter("capture", config, options) as out:      # nothing on disk yet
     out.output("table.csv", columns=[...])
 ```
 Leaving the block publishes the run; leaving it by an exception keeps a partial run that
-`--resume` continues.
+`--resume` continues. With `--reuse` the block ends at `start` where the run is there already.
 """
 
 import os
@@ -36,15 +36,15 @@ from sdlms.runs.folder import (
     publish,
     reserve,
 )
+from sdlms.runs.matching import DEVICE, find_complete, find_partial
 from sdlms.runs.meta import META, Record, as_read_back
 from sdlms.runs.open_run import OpenRun
-from sdlms.runs.provenance import mattering, package_version, provenance
-from sdlms.runs.reading import Run, list_runs
+from sdlms.runs.provenance import provenance
+from sdlms.runs.reading import Run
 from sdlms.runs.verifying import differences
 from sdlms.storage.files import sha256_of, sync
 
 DISK_SLACK = 1.05
-MATCHED = ("stage", "config", "resolved", "version")
 LABEL = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -55,6 +55,9 @@ class RunOptions:
     artifacts: Annotated[Path, "Folder that holds the runs."] = Path("artifacts")
     label: Annotated[str | None, "Word added to the run's name."] = None
     resume: Annotated[bool, "Continue the newest unfinished run with the same settings."] = False
+    reuse: Annotated[bool, "Give back the newest complete run with the same settings, if any."] = (
+        False
+    )
 
     def __post_init__(self) -> None:
         """Check the label."""
@@ -66,7 +69,7 @@ class RunOptions:
 
 
 class _Finished(BaseException):
-    """The run taken up had been killed between its seal and its renaming: nothing is to be done."""
+    """Nothing is to be done: the run is complete, if need be but for its renaming."""
 
 
 class RunWriter:
@@ -117,9 +120,10 @@ class RunWriter:
         return self._open_run
 
     def start(self, resolved: Record, decided: Record) -> Record:
-        """Create the run, or with `--resume` take up the partial run that matches.
+        """Create the run, or take up one that matches.
 
-        Where that one only lacked its renaming, the block ends here and the run is published.
+        With `--reuse` the block ends here where a complete run matches, which `path` then is; with
+        `--resume` where a partial run matches that only lacked its renaming.
 
         Args:
             resolved: what the inputs turned out to be: models, data, with their hashes.
@@ -131,39 +135,34 @@ class RunWriter:
         Raises:
             UserError: the folder cannot be created, or the matching run is being written.
         """
-        resolved = as_read_back(resolved)
-        earlier = self._find_partial(resolved) if self.options.resume else None
-        if self.options.resume:
+        start = {"stage": self.stage, "config": self.config, "label": self.options.label}
+        start |= {"resolved": as_read_back(resolved), "decided": decided, **provenance()}
+        artifacts, reuse = self.options.artifacts, self.options.reuse
+        if reuse and (complete := find_complete(artifacts, start)) is not None:
+            self._path = complete.path
+            raise _Finished
+        resume = self.options.resume
+        earlier = find_partial(artifacts, start, or_anew=reuse) if resume else None
+        if self._looks_back:
             needed_bytes, remedy = self._needs
             held_bytes = bytes_on_disk(earlier.path) if earlier else 0
-            check_room(self.options.artifacts, needed_bytes - held_bytes, remedy)
+            check_room(artifacts, needed_bytes - held_bytes, remedy)
         try:
             if earlier is not None:
                 return self._take_up(earlier, decided)
-            self._create(resolved, decided)
+            self._create(start)
         except OSError as error:
-            raise not_writable(self.options.artifacts, error) from None
+            raise not_writable(artifacts, error) from None
         return decided
 
-    def _find_partial(self, resolved: Record) -> Run | None:
-        """The newest partial run with the same config, inputs and versions."""
-        packages = mattering(provenance())
-        wanted = (self.stage, self.config, resolved, package_version(), packages)
-        for run in reversed(list_runs(self.options.artifacts, partial=True)):
-            start = run.start
-            found = (*(start.get(key) for key in MATCHED), mattering(start))
-            if is_partial(run.path) and found == wanted:
-                return run
-        LOGGER.warning(
-            "no unfinished %s run has these settings, inputs and versions; starting anew",
-            self.stage,
-        )
-        return None
+    @property
+    def _looks_back(self) -> bool:
+        """Whether earlier runs may spare work, and room on the disk."""
+        return self.options.resume or self.options.reuse
 
-    def _create(self, resolved: Record, decided: Record) -> None:
+    def _create(self, start: Record) -> None:
         """Make a hidden folder under a name that no run has, and write the first line."""
         artifacts = self.options.artifacts
-        made_by = provenance()  # takes a while, so before anything exists
         stem = f"{datetime.now(UTC):%Y%m%d_%H%M%S}_{self.stage}"
         stem += f"_{self.options.label}" if self.options.label else ""
         artifacts.mkdir(parents=True, exist_ok=True)
@@ -173,8 +172,7 @@ class RunWriter:
             (path / META).touch()
             self._acquire(path)
             self._open_run = OpenRun(path)
-            start = {"stage": self.stage, "config": self.config, "label": self.options.label}
-            self.event("start", **start, resolved=resolved, decided=decided, **made_by)
+            self.event("start", **start)
             undo.pop_all()
         sync(artifacts)
 
@@ -186,7 +184,7 @@ class RunWriter:
             LOGGER.info("%s lacked only its last step; it is published now", earlier.name)
             raise _Finished
         recorded = earlier.start["decided"]
-        for key in ("device", "device_name"):  # another device gives other bytes
+        for key in DEVICE:
             if recorded.get(key) != decided.get(key):
                 raise UserError(
                     f"{earlier.name} was begun on {recorded.get(key)}, here it is "
@@ -252,11 +250,11 @@ class RunWriter:
     def check_disk(self, needed_bytes: int, remedy: str) -> None:
         """Raise UserError when the disk under the artifacts folder has too little room.
 
-        With `--resume`, `start` does, which knows how much the partial run already takes.
+        With `--resume` or `--reuse`, `start` does, which knows what is there already.
         """
         needed_bytes = int(needed_bytes * DISK_SLACK)
         self._needs = needed_bytes, remedy
-        if not self.options.resume:
+        if not self._looks_back:
             check_room(self.options.artifacts, needed_bytes, remedy)
 
     @contextmanager
@@ -283,7 +281,7 @@ class RunWriter:
             elif self._open_run is not None:
                 self._open_run.seal(self.summary)
                 finished = True
-            if finished:
+            if finished and is_partial(self.path):
                 self._path = publish(self.path)
         finally:
             self._close()

@@ -59,7 +59,7 @@ class RowGroup(NamedTuple):
     n_parts: int
 
 
-Layout = tuple[RowGroup, ...]
+RowLayout = tuple[RowGroup, ...]
 
 
 class Place(NamedTuple):
@@ -78,7 +78,7 @@ class Places(NamedTuple):
         of: by group and column (checksums too).
     """
 
-    layout: Layout
+    layout: RowLayout
     room: int
     of: dict[tuple[str, str], Place]
 
@@ -88,7 +88,7 @@ def stored_columns(group: RowGroup) -> Sequence[Column]:
     return (*group.columns, Column(CHECKSUMS, "<u4", (group.n_parts,)))
 
 
-def create_rows(path: Path, owner: str, layout: Layout, n_tokens: int) -> None:
+def create_rows(path: Path, owner: str, layout: RowLayout, n_tokens: int) -> None:
     """Make a file with room for at least `n_tokens` and no row; an old one is replaced.
 
     The room is allocated by size only: where the file system has sparse files, what is not
@@ -116,7 +116,7 @@ def create_rows(path: Path, owner: str, layout: Layout, n_tokens: int) -> None:
     sync(path.parent)
 
 
-def _append_places(path: Path, owner: str, layout: Layout, room: int) -> None:
+def _append_places(path: Path, owner: str, layout: RowLayout, room: int) -> None:
     """Say at the end of a new file where everything lies."""
     with h5py.File(path, "r") as file:
         places = {

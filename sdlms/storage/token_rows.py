@@ -20,8 +20,9 @@ from sdlms.storage.files import sync
 from sdlms.storage.flat import Array, FlatWriter
 from sdlms.storage.row_layout import (
     CHECKSUMS,
-    Layout,
+    Places,
     RowGroup,
+    RowLayout,
     create_rows,
     read_places,
     stored_columns,
@@ -30,7 +31,7 @@ from sdlms.storage.row_layout import (
 PIECE_TOKENS = 64  # are written at a time; a reader waits for no more than that
 
 
-class StoredRows(NamedTuple):
+class CheckedRows(NamedTuple):
     """Rows as they were read.
 
     Attributes:
@@ -55,17 +56,15 @@ class TokenRows:
             OSError: the system does not open it.
         """
         self.path, self.owner = path, owner
-        self._writer: FlatWriter | None
         self._lock = threading.Lock()  # held while bytes are read, written or the file replaced
-        self._open()
+        self._take(read_places(path, owner), os.open(path, os.O_RDONLY))
 
-    def _open(self) -> None:
-        """Open what now has the file's name."""
-        self._descriptor, self._writer = -1, None
-        self._places = read_places(self.path, self.owner)
-        self.layout = self._places.layout
+    def _take(self, places: Places, descriptor: int) -> None:
+        """Read and write this file from now on."""
+        self._places, self._descriptor = places, descriptor
+        self._writer: FlatWriter | None = None
+        self.layout = places.layout
         self._groups = {group.name: group for group in self.layout}
-        self._descriptor = os.open(self.path, os.O_RDONLY)
 
     def close(self) -> None:
         """Give the file back; once is enough."""
@@ -111,7 +110,7 @@ class TokenRows:
         return self._writer
 
     def truncate(self, n_tokens: int, groups: Sequence[str]) -> None:
-        """Forget the rows from a position on.
+        """Forget the rows from a position on, for good: what is written later may be others.
 
         Raises:
             UserError, OSError: it cannot be written.
@@ -123,11 +122,13 @@ class TokenRows:
             n_gone = self._places.room - n_tokens
             nothing = np.zeros((n_gone, self._groups[name].n_parts), np.uint32)
             with self._lock:
-                self._writing().write(f"/{name}/{CHECKSUMS}", n_tokens, nothing)
+                writer = self._writing()
+                writer.write(f"/{name}/{CHECKSUMS}", n_tokens, nothing)
+            writer.sync()
 
     def read(
         self, group: str, positions: Sequence[int], parts: Sequence[int] | None = None
-    ) -> StoredRows:
+    ) -> CheckedRows:
         """Read and check the rows of some tokens.
 
         Args:
@@ -155,7 +156,7 @@ class TokenRows:
             array[~present] = 0
         if parts is not None and alone is None:
             arrays = {name: array[:, list(parts)] for name, array in arrays.items()}
-        return StoredRows(arrays, present, bool((~intact & (written != 0)).any()))
+        return CheckedRows(arrays, present, bool((~intact & (written != 0)).any()))
 
     def marks(self, group: str, n_tokens: int) -> NDArray[np.bool_]:
         """Which of the first tokens have a row, `[n_tokens]`; the rows are not checked."""
@@ -198,7 +199,7 @@ class TokenRows:
         if n_tokens > self._places.room or not os.access(self.path, os.W_OK):
             self.rebuild(self.layout, n_tokens)
 
-    def rebuild(self, layout: Layout, n_tokens: int) -> None:
+    def rebuild(self, layout: RowLayout, n_tokens: int) -> None:
         """Move to a new file, with the rows of those groups that are alike in both.
 
         Readers go on with the old file until the new one has its name.
@@ -213,10 +214,15 @@ class TokenRows:
                 for group in set(layout) & set(self.layout):
                     self._copy(group, writer)
                 writer.sync()
+            places, descriptor = read_places(grown, self.owner), os.open(grown, os.O_RDONLY)
             with self._lock:
-                grown.replace(self.path)
+                try:
+                    grown.replace(self.path)
+                except OSError:
+                    os.close(descriptor)
+                    raise
                 self.close()
-                self._open()
+                self._take(places, descriptor)
         finally:
             grown.unlink(missing_ok=True)
         sync(self.path.parent)
@@ -231,15 +237,6 @@ class TokenRows:
                 rows = np.zeros((len(positions), *column.shape), column.dtype)
                 self._fill(rows, (group.name, column.name), positions, None)
                 writer.write(f"/{group.name}/{column.name}", start, rows)
-
-    def sync(self) -> None:
-        """Flush what was written to the disk.
-
-        Raises:
-            UserError: the disk is full.
-        """
-        if self._writer is not None:
-            self._writer.sync()
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

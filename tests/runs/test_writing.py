@@ -19,7 +19,7 @@ from sdlms.runs import open_run, writing
 from sdlms.runs import reading as runs
 from sdlms.runs.folder import hidden_name, is_partial, make_read_only
 from sdlms.runs.meta import META
-from sdlms.runs.provenance import provenance
+from sdlms.runs.provenance import package_version, provenance
 from sdlms.runs.reading import Run, list_runs, remove
 from sdlms.runs.verifying import verify
 from sdlms.runs.writing import RunOptions, RunWriter
@@ -30,8 +30,7 @@ CONFIG = {"seed": 0, "layers": (1, 2)}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    version = writing.package_version()
-    monkeypatch.setattr(writing, "provenance", lambda: {"version": version})
+    monkeypatch.setattr(writing, "provenance", lambda: {"version": package_version()})
     monkeypatch.setattr(runs.LOGGER, "propagate", True)
 
 
@@ -67,7 +66,8 @@ def test_another_device_or_other_packages_do_not_continue_a_run(
         raise RuntimeError
     with pytest.raises(UserError, match="was begun on cuda:0, here it is cpu"):
         writer(tmp_path, resume=True).start({}, {"device": "cpu"})
-    monkeypatch.setattr(writing, "provenance", lambda: {"packages": {"torch": "other"}})
+    others = {"version": package_version(), "packages": {"torch": "other"}}
+    monkeypatch.setattr(writing, "provenance", lambda: others)
     with writer(tmp_path, resume=True) as again:
         again.start({}, {"device": "cuda:0"})
         assert not again.resumed
@@ -442,7 +442,7 @@ def test_resume_begins_anew_and_says_so_where_something_differs(
     earlier = fail(writer(tmp_path), resolved={"data": "one"})
     config = {**CONFIG, "seed": 1} if differing == "config" else CONFIG
     if differing == "version":
-        monkeypatch.setattr(writing, "package_version", lambda: "other")
+        monkeypatch.setattr(writing, "provenance", lambda: {"version": "other"})
     out = RunWriter(
         "other" if differing == "stage" else "tiny",
         config,

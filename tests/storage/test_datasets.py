@@ -22,6 +22,7 @@ QUESTIONS = [{"question": f"{number} + 1?", "answer": str(number + 1)} for numbe
 OLD, NEW = "a" * 40, "b" * 40
 
 # Opens the splits that its argument lists; a line for each: what was read, or what is wrong.
+PACKED = gzip.compress(b'{"text": "a"}\n', mtime=0)  # else its name would tell the time
 PROGRAM = """
 import json, sys
 from sdlms.errors import UserError
@@ -179,7 +180,7 @@ class TestRefusals:
         [
             ("train.parquet", b"PAR1 is not all", "Parquet"),
             ("train.jsonl", b'{"text": "a"}\n{"text":\n', "JSON parse error"),
-            ("train.jsonl.gz", gzip.compress(b'{"text": "a"}\n', mtime=0)[:-9], "Compressed file ended"),
+            ("train.jsonl.gz", PACKED[:-9], "Compressed file ended"),
             ("README.md", b"---\nconfigs: [\n---\n", "while parsing"),
             ("README.md", b"---\nconfigs: 3\n---\n", "Expected configs to be a list"),
         ],

@@ -1,4 +1,6 @@
 import contextlib
+import errno
+import os
 import resource
 import signal
 import subprocess
@@ -8,15 +10,16 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 
 from sdlms.storage.conversations import DamagedFileError
-from sdlms.storage.row_layout import FIRST_ROOM, Layout, RowGroup, create_rows, read_places
+from sdlms.storage.row_layout import FIRST_ROOM, RowGroup, RowLayout, create_rows, read_places
 from sdlms.storage.token_rows import TokenRows
 from tests.storage.small_rows import LAYOUT, PARTS, WHOLE, are_equal, random_rows
 
 
-def opened(path: Path, layout: Layout = LAYOUT) -> TokenRows:
+def opened(path: Path, layout: RowLayout = LAYOUT) -> TokenRows:
     create_rows(path, "c", layout, 0)
     return TokenRows(path, "c")
 
@@ -285,4 +288,55 @@ def test_readers_see_whole_rows_while_one_writes_and_grows(tmp_path: Path) -> No
     for reader in readers:
         reader.join()
     assert not wrong
+    file.close()
+
+
+@pytest.mark.parametrize("step", ["open", "replace"])
+def test_a_file_that_cannot_move_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    file = opened(tmp_path / "c.h5")
+    rows = random_rows(WHOLE, 5, seed=0)
+    file.write("whole", 0, rows)
+    before = psutil.Process().num_fds()
+    os_open, replace = os.open, Path.replace
+
+    def refuse_open(path: str | Path, *asked: int) -> int:
+        if step == "open" and Path(path).name == ".c.h5.growing":
+            raise OSError(errno.EMFILE, "too many files")
+        return os_open(path, *asked)
+
+    def refuse_replace(path: Path, target: Path) -> Path:
+        if step == "replace" and path.name == ".c.h5.growing":
+            raise OSError(errno.EACCES, "no")
+        return replace(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse_open)
+        patched.setattr(Path, "replace", refuse_replace)
+        with pytest.raises(OSError, match=r"too many files|no"):
+            file.write("whole", FIRST_ROOM, rows)
+    assert psutil.Process().num_fds() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["c.h5"]
+    assert are_equal(file.read("whole", range(5)).arrays, rows)
+    file.write("whole", FIRST_ROOM, rows)
+    assert file.read("whole", range(FIRST_ROOM, FIRST_ROOM + 5)).present.all()
+    file.close()
+
+
+def test_what_is_forgotten_is_forgotten_after_a_power_failure_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = opened(tmp_path / "c.h5")
+    file.write("whole", 0, random_rows(WHOLE, 5, seed=0))
+    synced: list[bool] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.path.samestat(os.fstat(descriptor), (tmp_path / "c.h5").stat()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    file.truncate(2, ["whole", "parts"])
+    assert synced == [True]  # of the other group there was nothing
     file.close()
