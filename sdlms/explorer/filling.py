@@ -14,12 +14,13 @@ from sdlms.errors import UserError
 from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import HIDDEN, ROW_NAMES, Core
 from sdlms.explorer.refusals import Closed
-from sdlms.explorer.shelf import Opened
+from sdlms.explorer.shelf import KEPT_TOKENS, Opened
 from sdlms.explorer.spans import spans_of
 from sdlms.progress import LOGGER
 
 MOST_TOKENS = 32
-MOST_CONVERSATIONS = 1_000
+MOST_CONVERSATIONS = 64  # with their tokens, which `KEPT_TOKENS` bounds too
+MOST_OPEN_ENDS = 1_000
 # What measuring raises: torch out of memory or at a damaged device, rows that do not fit together,
 # a disk that fails.
 FAILURES = (RuntimeError, MemoryError, ValueError, LookupError, OSError, UserError)
@@ -74,7 +75,7 @@ class Filler:
     def _put(self, opened: Opened, missing: Missing, *, last: bool) -> None:
         """Note what a conversation lacks; the one that comes last is filled first.
 
-        Where there are too many, the one that would be filled last is left to clicks.
+        Where there is too much, what would be filled last is left to clicks.
         """
         self._todo.pop(opened.id, None)
         self._open_ends.pop(opened.id, None)
@@ -85,9 +86,14 @@ class Filler:
             self._todo.move_to_end(opened.id, last=last)
         elif any(missing.values()):
             self._open_ends[opened.id] = missing
-        for kept in (self._todo, self._open_ends):
-            if len(kept) > MOST_CONVERSATIONS:
-                kept.popitem(last=False)
+        if len(self._open_ends) > MOST_OPEN_ENDS:
+            self._open_ends.popitem(last=False)
+        n_tokens = sum(held.conversation.n_tokens for held, _ in self._todo.values())
+        while len(self._todo) > 1 and (
+            len(self._todo) > MOST_CONVERSATIONS or n_tokens > KEPT_TOKENS
+        ):
+            _, (dropped, _) = self._todo.popitem(last=False)
+            n_tokens -= dropped.conversation.n_tokens
         self._changed.notify_all()
 
     def done(self, opened: Opened, lens: str, positions: Iterable[int]) -> None:

@@ -85,8 +85,8 @@ class Replying:
         finally:
             text = opened.conversation.end_reply()
             self._end(begun, reply, recorder, decoder)
-        # What is shown as complete outlives a process that is killed.
-        self._core.cache.wait_for_record(opened.id)
+        # What is shown as complete and stored outlives a process that is killed.
+        is_stored = self._core.cache.wait_for_record(opened.id)
         return {
             "event": "done",
             "conversation_id": opened.id,
@@ -96,6 +96,7 @@ class Replying:
             "finish": reply.finish,
             "left": len(begun.left),
             "seconds": reply.seconds,
+            "stored": is_stored,
         }
 
     def _end(self, begun: Begun, reply: Reply, recorder: Recorder, decoder: Decoder) -> None:

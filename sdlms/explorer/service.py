@@ -106,7 +106,9 @@ class Explorer:
             check_text("title", title, self._core.settings)
             opened.conversation.title, opened.is_renamed = title, True
             self._shelf.save_title(opened)
-        if persisted is not None:
+        if persisted is not None and not self._core.cache.set_persisted(conversation_id, persisted):
+            opened.is_renamed = True  # the disk let go of it: its record is stored again
+            self._shelf.save_title(opened)
             self._core.cache.set_persisted(conversation_id, persisted)
 
     def delete(self, conversation_id: str) -> None:

@@ -13,11 +13,10 @@ from sdlms.explorer.cache.gates import Gates
 from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.conversation import Conversation
 from sdlms.explorer.loaded import LoadedModel
-from sdlms.explorer.records import VERSION, record_field
+from sdlms.explorer.records import VERSION, record_field, summary_of
 from sdlms.explorer.refusals import NotFound, one_line
 from sdlms.explorer.shapes import Json
 from sdlms.explorer.spans import Span
-from sdlms.explorer.summaries import summary_of
 from sdlms.lens.kinds import KINDS, NAMES
 from sdlms.progress import LOGGER
 from sdlms.storage.conversations import ID

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Condition
 from threading import Event as Flag
 from weakref import WeakSet
 
@@ -55,16 +55,18 @@ class Turns:
         n_places = core.settings.n_generations
         self._places = BoundedSemaphore(n_places)
         self._threads = ThreadPoolExecutor(n_places, "explorer-turn")
-        self._lock = Lock()
+        self._changed = Condition()
+        self._n_beginning = 0
         self._is_closed = False
         self._flags: WeakSet[Flag] = WeakSet()
 
     def close(self) -> None:
         """End every turn; what was generated is stored."""
-        with self._lock:
+        with self._changed:
             self._is_closed = True
             for given_up in self._flags:
                 given_up.set()
+            self._changed.wait_for(lambda: not self._n_beginning)  # each needs a thread yet
         self._threads.shutdown()
 
     def chat(self, request: ChatRequest) -> Ahead[Event]:
@@ -95,11 +97,17 @@ class Turns:
     def _begun(self, events_of: Callable[[Flag], Events]) -> Ahead[Event]:
         """The turn, which is given up with the explorer if nobody does it before."""
         given_up = Flag()
-        with self._lock:
+        with self._changed:
             if self._is_closed:
                 raise Closed("the explorer is being shut down")
             self._flags.add(given_up)
-        return Ahead(events_of(given_up), given_up, self._threads)
+            self._n_beginning += 1
+        try:
+            return Ahead(events_of(given_up), given_up, self._threads)
+        finally:
+            with self._changed:
+                self._n_beginning -= 1
+                self._changed.notify_all()
 
     def _chat(self, request: ChatRequest, given_up: Flag) -> Events:
         """The events of a turn."""
@@ -129,10 +137,10 @@ class Turns:
             except UserError as error:
                 raise OutOfRange(str(error)) from None
             opened = Opened(forked)
-            self._shelf.add(opened)
-            copy_rows(self._core, source, opened, position)
-            self._filler.add_missing(opened)
-            with self._alone(opened):
+            with self._alone(opened):  # before anybody knows it
+                copy_rows(self._core, source, opened, position)
+                self._shelf.add(opened)
+                self._filler.add_missing(opened)
                 begun = Begun(opened, [], left_of(opened), position, caches=True)
                 tokens = [token.as_json() for token in forked.tokens]
                 done = yield from self.replying.events(

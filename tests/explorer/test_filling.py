@@ -198,7 +198,8 @@ def test_the_row_before_a_turn_that_is_not_cached_is_filled() -> None:
 
 
 def test_so_many_conversations_wait_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filling, "MOST_CONVERSATIONS", 3)
+    for limit in ("MOST_CONVERSATIONS", "MOST_OPEN_ENDS"):
+        monkeypatch.setattr(filling, limit, 3)
     with running(small_model()) as explorer:
         filler = explorer._filler
         with core_of(explorer).computer.generating():
@@ -211,3 +212,15 @@ def test_so_many_conversations_wait_at_most(monkeypatch: pytest.MonkeyPatch) -> 
             assert list(filler._todo) == [talks[0], talks[2], talks[4]]
         assert explorer.wait_until_filled(30)
         assert len(filler._open_ends) == 3
+
+
+def test_so_many_tokens_wait_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(small_model()) as explorer, core_of(explorer).computer.generating():
+        talks = [two_turns(explorer)]
+        n_tokens = n_tokens_of(explorer, talks[0])
+        monkeypatch.setattr(filling, "KEPT_TOKENS", 2 * n_tokens)
+        talks += [two_turns(explorer) for _ in range(2)]
+        assert list(explorer._filler._todo) == talks[-2:]
+        monkeypatch.setattr(filling, "KEPT_TOKENS", 1)
+        talks.append(two_turns(explorer))
+        assert list(explorer._filler._todo) == talks[-1:]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sdlms.explorer.conversation import Conversation
-from sdlms.explorer.records import record_of
+from sdlms.explorer.records import VERSION, record_of, summary_of
 from tests.explorer.toy_tokenizers import embedded_tokenizer, prompting_with
 
 
@@ -96,3 +96,35 @@ def test_contradictions_are_refused(
     place[path[-1]] = value
     with pytest.raises(ValueError, match=message):
         record_of(broken)
+
+
+SHORT = {
+    "version": VERSION,
+    "title": "Rain",
+    "token_ids": [1, 2, 3],
+    "messages": [["user", "Will it rain?"]],
+    "updated": "2024-05-01",
+}
+
+
+def test_a_conversation_in_a_line() -> None:
+    assert summary_of("c", SHORT) == {
+        "conversation_id": "c",
+        "title": "Rain",
+        "created": "",
+        "updated": "2024-05-01",
+        "n_tokens": 3,
+        "n_messages": 1,
+    }
+
+
+def test_without_tokens_there_is_nothing_to_show() -> None:
+    assert summary_of("c", SHORT | {"token_ids": []}) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": 0}, {"title": None}, {"title": "\ud800"}, {"token_ids": "123"}]
+)
+def test_what_is_no_record_has_no_line(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"version|title|token_ids|surrogates"):
+        summary_of("c", SHORT | change)

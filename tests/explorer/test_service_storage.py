@@ -9,6 +9,7 @@ from sdlms.explorer.cache.limits import CacheLimits
 from sdlms.lens.tuned import Tuned
 from tests.explorer.explorers import (
     click,
+    core_of,
     counted_forwards,
     n_tokens_of,
     running,
@@ -155,3 +156,18 @@ def assert_close(found: list[dict], expected: list[dict], atol: float) -> None: 
             torch.testing.assert_close(shown, wanted, atol=atol, rtol=0)
             assert cell["top"][0]["token_id"] == same["top"][0]["token_id"]
             assert (cell["next"] or {}).get("token_id") == (same["next"] or {}).get("token_id")
+
+
+def test_what_left_the_disk_while_it_was_open_is_stored_again_to_be_kept(tmp_path: Path) -> None:
+    with running(small_model(), tmp_path) as explorer:
+        talk = two_turns(explorer)
+        assert explorer.wait_until_filled(30)
+        say(explorer, "Hello")
+        storing = core_of(explorer).cache._storing
+        assert storing._work is not None
+        storing._evict(storing._work, talk)
+        assert talk not in core_of(explorer).cache.ids()
+        explorer.update(talk, None, True)
+        assert explorer.conversation(talk)["persisted"]
+    with running(small_model(), tmp_path) as explorer:
+        assert explorer.conversation(talk)["persisted"]

@@ -188,7 +188,7 @@ def test_while_one_is_read_others_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with running(small_model(), tmp_path) as explorer:
-        talks = [str(say(explorer, f"Hello {n}")["conversation_id"]) for n in range(20)]
+        talks = [str(say(explorer, f"Hello {n}")["conversation_id"]) for n in range(4)]
     with running(small_model(), tmp_path) as explorer:
         cache = core_of(explorer).cache
         begun, gate = Event(), Event()

@@ -3,10 +3,13 @@ from dataclasses import replace
 
 import pytest
 
+from sdlms.explorer import turns
+from sdlms.explorer.core import Core
 from sdlms.explorer.prompting import prompting_of
 from sdlms.explorer.questions import ChatRequest
 from sdlms.explorer.refusals import BadRequest, NotFound, OutOfRange, TooLarge, TooMany
 from sdlms.explorer.settings import ExplorerSettings
+from sdlms.explorer.shelf import Opened
 from sdlms.models.chat import Message
 from sdlms.models.sampling import Sampling
 from tests.explorer.explorers import (
@@ -254,11 +257,27 @@ def test_a_title_given_when_the_turn_was_just_stored_is_stored_too(
         talk = next(events)["conversation_id"]
         wait = cache.wait_for_record
 
-        def rename(conversation_id: str) -> None:
-            wait(conversation_id)
+        def rename(conversation_id: str) -> bool:
+            is_stored = wait(conversation_id)
             explorer.update(conversation_id, "Late", None)
+            return is_stored
 
         monkeypatch.setattr(cache, "wait_for_record", rename)
         list(events)
         record = cache.record(talk)
         assert record is not None and record["title"] == "Late"
+
+
+def test_a_beginning_that_cannot_be_copied_leaves_no_conversation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(core: Core, source: Opened, target: Opened, n_tokens: int) -> None:
+        assert target.busy.locked()
+        raise MemoryError
+
+    with running(small_model()) as explorer:
+        talk = say(explorer, "Hello")["conversation_id"]
+        monkeypatch.setattr(turns, "copy_rows", fail)
+        with pytest.raises(MemoryError):
+            explorer.regenerate(talk, n_tokens_of(explorer, talk) - 1, 300, Sampling())
+        assert [listed["conversation_id"] for listed in explorer.conversations()] == [talk]

@@ -13,8 +13,10 @@ import pytest
 from sdlms.explorer.cache.disk import DiskLevel
 from sdlms.explorer.questions import ChatRequest
 from sdlms.explorer.refusals import Closed
+from sdlms.explorer.replying import Begun
 from sdlms.explorer.service import Explorer
 from sdlms.explorer.settings import ExplorerSettings
+from sdlms.explorer.shelf import Opened
 from sdlms.models.sampling import Sampling
 from tests.explorer.explorers import (
     click,
@@ -153,7 +155,9 @@ def test_a_reply_that_is_complete_outlives_a_process_that_is_killed(
     with running(small_model(), tmp_path / "own") as explorer:
         talk = None
         for text in ("What is two plus two?", "And three?"):
-            talk = say(explorer, text, talk)["conversation_id"]
+            done = say(explorer, text, talk)
+            talk = done["conversation_id"]
+            assert done["stored"]
         shutil.copytree(tmp_path / "own", tmp_path / "killed")
         tokens = explorer.conversation(talk)["tokens"]
     with running(small_model(), tmp_path / "killed") as explorer:
@@ -169,7 +173,8 @@ def test_a_disk_that_fails_holds_no_reply_up(
     with running(small_model(), tmp_path) as explorer:
         talk = say(explorer, "Hello")["conversation_id"]
         monkeypatch.setattr(DiskLevel, "write_record", full)
-        assert say(explorer, "Go on", talk)["tokens"]
+        again = say(explorer, "Go on", talk)
+        assert again["tokens"] and not again["stored"]
         assert explorer.status()["memory_only"]
 
 
@@ -191,3 +196,24 @@ def test_what_is_said_is_stored_before_the_reply(tmp_path: Path) -> None:
         record = cache.record(next(turn_again)["conversation_id"]) or {}
         turn_again.close()
         assert record["messages"][-1] == ["assistant", source.fork(last, own, "x").end_reply()]
+
+
+def test_a_turn_that_begins_while_the_explorer_closes_ends_like_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with running(tiny_model("llama"), tmp_path) as explorer:
+        turns = explorer._turns
+        begin, closing = turns._begin, threading.Thread(target=explorer.close)
+
+        def slowly(opened: Opened, request: ChatRequest) -> Begun:
+            closing.start()
+            while not turns._is_closed:
+                time.sleep(0.001)
+            time.sleep(0.05)
+            return begin(opened, request)
+
+        monkeypatch.setattr(turns, "_begin", slowly)
+        events = explorer.chat(ChatRequest(text="Talk", sampling=LONG))
+        closing.join(10)
+        done = list(events)[-1]
+        assert done["finish"] == "cancelled" and done["stored"]

@@ -38,8 +38,12 @@ class Arrears:
         """Whether any of the disk's rows count."""
         return self.old.get(conversation) != 0 and conversation not in self.deleted
 
+    def delete(self, conversation: str) -> None:
+        """Its files are to go; what comes from now on is another one's."""
+        self.deleted.add(conversation)
+        self.missing.pop(conversation, None)
+
     def forget(self, conversation: str) -> None:
-        """Its files are gone."""
+        """Its files are gone, and with them what is old; what they lack is still missing."""
         self.deleted.discard(conversation)
         self.old.pop(conversation, None)
-        self.missing.pop(conversation, None)

@@ -202,6 +202,7 @@ class Cache:
         """Exempt a conversation from eviction, or no more; False where it has no record."""
         checked_id(conversation)
         with self._changed:
+            self._writer.wait_for_room()
             if not self._storing.has_record(conversation):
                 return False
             change = self._storing.persisted.add if persisted else self._storing.persisted.discard

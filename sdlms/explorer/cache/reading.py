@@ -99,10 +99,12 @@ class Reading:
             if missing and self._disk_has(conversation, group):
                 self._storing.writer.wait_for(lambda j: j.touches(conversation, group, missing))
                 version = self._storing.versions.get(conversation)
+                # Before the disk is read: what is old may leave it, and the arrears, meanwhile.
+                current = self._arrears.is_current(conversation, missing)
             else:
                 missing = []
         if missing:
-            stored = self._stored(conversation, group, missing, chosen)
+            stored = self._stored(conversation, group, missing, chosen, current)
             found = joined(found, stored)
             if chosen == everything:
                 self._promote(conversation, group, missing, stored, version)
@@ -116,10 +118,10 @@ class Reading:
                 return here
             span = (0, n_tokens - 1) if n_tokens else ()
             self._storing.writer.wait_for(lambda job: job.touches(conversation, group, span))
+            current = self._arrears.is_current(conversation, range(n_tokens))
         try:
             if (disk := self._storing.disk) is not None:
-                there = disk.marks(conversation, group, n_tokens)
-                here |= there & self._arrears.is_current(conversation, range(n_tokens))
+                here |= disk.marks(conversation, group, n_tokens) & current
         except OSError as error:
             self._notices.say(f"cannot read the rows of {conversation}: {error.strerror}.")
         return here
@@ -130,9 +132,14 @@ class Reading:
         return is_there and self._arrears.has_rows(conversation)
 
     def _stored(
-        self, conversation: str, group: str, positions: Sequence[int], states: Sequence[int]
+        self,
+        conversation: str,
+        group: str,
+        positions: Sequence[int],
+        states: Sequence[int],
+        current: NDArray[np.bool_],
     ) -> CheckedRows:
-        """Rows on the disk, as far as they can be read."""
+        """Rows on the disk, as far as they can be read; those not `current` are not present."""
         nothing = CheckedRows({}, np.zeros(len(positions), np.bool_), False)
         if (disk := self._storing.disk) is None:
             return nothing
@@ -141,7 +148,7 @@ class Reading:
         except OSError as error:
             self._notices.say(f"cannot read the rows of {conversation}: {error.strerror}.")
             return nothing._replace(is_damaged=True)
-        present = stored.present & self._arrears.is_current(conversation, positions)
+        present = stored.present & current
         for array in stored.arrays.values():
             array[~present] = 0
         stored = stored._replace(present=present)

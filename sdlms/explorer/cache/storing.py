@@ -124,7 +124,7 @@ class Storing:
         self.memory.remove(conversation)
         self.note_change(conversation)
         if self.disk is not None:
-            self.arrears.deleted.add(conversation)
+            self.arrears.delete(conversation)
 
     def _rest(self) -> None:
         """Keep the limits, and store what could not be stored (in the writer's thread)."""

@@ -110,7 +110,11 @@ class ConversationInfo(Answer):
 
 
 class ChatReply(Answer):
-    """A reply, and the tokens that this turn added; `left`: tokens that left the prompt."""
+    """A reply, and the tokens that this turn added.
+
+    `left`: tokens that left the prompt. `stored`: it is on the disk by now; else only in memory, as
+    the cache's status says why.
+    """
 
     conversation_id: str
     text: str
@@ -119,6 +123,7 @@ class ChatReply(Answer):
     finish: Finish
     left: Count
     seconds: Annotated[float, Field(ge=0)]
+    stored: bool
 
 
 class ShortReply(Answer):

@@ -27,7 +27,15 @@ def test_records_and_marks_say_nothing_of_rows() -> None:
 def test_of_removed_files_nothing_is_owed() -> None:
     arrears = Arrears(["logit"])
     arrears.note(job("logit", 2))
-    arrears.deleted.add("c")
-    assert not arrears.has_rows("c")
+    arrears.delete("c")
+    assert not arrears.has_rows("c") and not arrears.missing
     arrears.forget("c")
-    assert arrears.has_rows("c") and arrears.is_current("c", [9]).all() and not arrears.missing
+    assert arrears.has_rows("c") and arrears.is_current("c", [9]).all()
+
+
+def test_what_came_after_the_deletion_is_still_missing_when_the_files_are_gone() -> None:
+    arrears = Arrears(["logit"])
+    arrears.delete("c")
+    arrears.note(job("logit", 2))
+    arrears.forget("c")
+    assert arrears.missing == {"c": 2} and arrears.is_current("c", [9]).all()

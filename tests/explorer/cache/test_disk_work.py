@@ -244,3 +244,22 @@ def test_a_name_that_is_taken_again_before_its_files_are_gone_has_none_of_them(
     with open_cache(tmp_path) as cache:
         assert cache.record("c") == {"name": "another"}
         assert not any(cache.present("c", group, 5).any() for group in GROUPS)
+
+
+def test_what_comes_while_deleted_files_stay_is_stored_once_they_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*asked: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with open_cache(tmp_path) as cache:
+        fill(cache, "c")
+        settle(cache)
+        with monkeypatch.context() as patched:
+            patched.setattr(DiskLevel, "delete", fail)
+            cache.delete("c")
+            fill(cache, "c", seed=1)
+            settle(cache)
+        settle(cache)
+    with open_cache(tmp_path) as cache:
+        assert holds(cache, "c", seed=1)

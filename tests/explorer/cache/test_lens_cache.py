@@ -1,13 +1,16 @@
 """What is put into the cache comes out again."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sdlms.explorer.cache import writer
 from sdlms.explorer.cache.columns import Columns
 from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.cache.limits import CacheLimits
+from sdlms.explorer.cache.writer import Job
 from tests.explorer.cached_rows import (
     GROUPS,
     KEY,
@@ -19,6 +22,7 @@ from tests.explorer.cached_rows import (
     holds,
     open_cache,
     random_rows,
+    settle,
     small_cache,
 )
 
@@ -202,3 +206,17 @@ def test_positions_and_states_that_are_none_are_a_bug(tmp_path: Path) -> None:
                 cache.get("c", "logit", positions, states)
         with pytest.raises(ValueError, match="no position"):
             cache.put("c", "logit", -1, random_rows("logit", 1, 0))
+
+
+def test_whoever_marks_faster_than_the_disk_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    with open_cache(tmp_path) as cache:
+        cache.save_record("c", {})
+        settle(cache)
+        monkeypatch.setattr(writer, "MOST_WAITING", 1)
+        with cache._changed:
+            cache._writer.add(Job("", lambda: goes_on.wait(10) and None, "nothing"))
+        threading.Timer(0.05, goes_on.set).start()
+        assert cache.set_persisted("c", True) and goes_on.is_set()

@@ -72,3 +72,26 @@ def test_a_disk_that_is_not_read_is_told(tmp_path: Path, monkeypatch: pytest.Mon
             assert len(said) == 2 and all("cannot read the r" in text for text in said)
         settle(cache)
         assert holds(cache, "c")
+
+
+@pytest.mark.parametrize("name", ["read_rows", "marks"])
+def test_old_rows_that_leave_the_disk_while_they_are_read_are_not_taken_for_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with open_cache(tmp_path) as cache:
+        fill(cache, "c")
+    with open_cache(tmp_path) as cache:
+        read, old = getattr(DiskLevel, name), cache._storing.arrears.old
+        old["c"] = 2
+
+        def then_forgotten(disk: DiskLevel, *asked: object) -> object:
+            found = read(disk, *asked)
+            old.pop("c")
+            return found
+
+        monkeypatch.setattr(DiskLevel, name, then_forgotten)
+        rows_there = [True, True, False, False, False]
+        if name == "marks":
+            assert cache.present("c", "logit", 5).tolist() == rows_there
+        else:
+            assert cache.get("c", "logit", range(5)).present.tolist() == rows_there

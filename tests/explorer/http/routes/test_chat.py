@@ -18,7 +18,7 @@ def lines_of(response: Any) -> list[Any]:
 
 def test_a_reply_names_all_its_tokens(reply: Any) -> None:
     assert set(reply) == {
-        *("conversation_id", "text", "tokens", "userTokens", "finish", "left", "seconds")
+        *("conversation_id", "text", "tokens", "userTokens", "finish", "left", "seconds", "stored")
     }
     tokens = reply["userTokens"] + reply["tokens"]
     assert [token["position"] for token in tokens] == list(range(len(tokens)))
