@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 TORCH_ARGS ?=
+WORKERS ?= 2
 CONFIG ?= configs/pipeline/demo.toml
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,14 +22,14 @@ demo: $(VENV)/.installed
 	echo "  counts.h5       firing counts per neuron and document" && \
 	echo "  meta.jsonl      where they came from; check them with: $(BIN)/sdlms runs verify latest"
 
-pipeline: $(VENV)/.installed-figures
+pipeline: $(VENV)/.installed-pipeline
 	@$(BIN)/sdlms pipeline --config "$(CONFIG)"
 
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=90
 
 quick: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -50,8 +51,8 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[web]'
 	touch $@
 
-$(VENV)/.installed-figures: $(VENV)/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[figures]'
+$(VENV)/.installed-pipeline: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[fast,figures]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

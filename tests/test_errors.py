@@ -12,6 +12,10 @@ def test_a_user_error_is_no_value_error() -> None:
     assert not issubclass(UserError, ValueError)
 
 
+def test_a_user_error_is_one_line_in_a_notebook() -> None:
+    assert UserError("what, value, rule")._render_traceback_() == ["sdlms: what, value, rule"]
+
+
 def test_close_words_are_suggested_and_distant_ones_listed() -> None:
     assert did_you_mean("treshold", ["threshold", "seed"]) == " Did you mean 'threshold'?"
     assert did_you_mean("zzz", ["threshold", "seed"]) == " Known: threshold, seed."

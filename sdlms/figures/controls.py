@@ -47,9 +47,10 @@ def controls_figure(runs: Sequence[Run], title: str) -> Figure:
         panel.set_title(_name(run), fontsize=10)
     axes[0].set_ylabel("adjusted specialization index\n(0: chance, 1: one task alone)")
     add_title(figure, title, NOTE)
-    handles, labels = axes[0].get_legend_handles_labels()
+    drawn = {str(series.get_label()): series for panel in axes for series in panel.containers}
+    labels = [label for label in LABELS.values() if label in drawn]  # runs may differ in controls
     figure.legend(
-        [handle[0] for handle in handles],
+        [drawn[label][0] for label in labels],
         labels,
         loc="outside lower center",
         ncols=len(runs) if len(runs) < 5 else len(LABELS),  # as many as there is room for

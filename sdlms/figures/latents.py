@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from sdlms.errors import UserError
 from sdlms.figures.cells import GLYPHS, with_glyphs
@@ -117,17 +118,23 @@ def _draw_latent(panel: Axes, strongest: Strongest, latent: int, words: Words) -
 
 
 def _write_context(panel: Axes, line: int, at: int, context: Context) -> None:
-    """The token stands in one column in all lines."""
+    """The token stands in one column in all lines.
+
+    What is around it is set against its sides, not by counting letters: at some resolutions a
+    letter is drawn wider than it is.
+    """
     before, after = _seen(context.before)[-BEFORE:], _seen(context.after)[:AFTER]
-    token = _cut(_seen(context.token), TOKEN)
-    _write(panel, line, at + BEFORE - len(before) - GAP, before)
-    _write(panel, line, at + BEFORE, token, marked=True)
-    _write(panel, line, at + BEFORE + len(token) + GAP, after)
+    _write(panel, line, at + BEFORE - GAP, before).set_horizontalalignment("right")
+    token = _write(panel, line, at + BEFORE, _cut(_seen(context.token), TOKEN))
+    token.set_fontweight("bold")
+    token.set_bbox({"facecolor": HIGHLIGHT, "edgecolor": "black", "linewidth": 0.5, "pad": 1.0})
+    behind = _write(panel, line, GAP, after)
+    behind.xy, behind.xycoords = (1, line), (token, "data")
 
 
-def _write(panel: Axes, line: int, letters: float, text: str, marked: bool = False) -> None:
+def _write(panel: Axes, line: int, letters: float, text: str) -> Annotation:
     """Text that begins so many letters from the left."""
-    panel.annotate(
+    return panel.annotate(
         with_glyphs(text, FONT),
         xy=(0, line),
         xycoords=("axes fraction", "data"),
@@ -136,10 +143,6 @@ def _write(panel: Axes, line: int, letters: float, text: str, marked: bool = Fal
         va="center",
         fontfamily=FONT,
         fontsize=FONT_SIZE,
-        fontweight="bold" if marked else "normal",
-        bbox={"facecolor": HIGHLIGHT, "edgecolor": "black", "linewidth": 0.5, "pad": 1.0}
-        if marked
-        else None,
         annotation_clip=False,
         parse_math=False,
     )

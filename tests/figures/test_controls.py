@@ -71,6 +71,15 @@ def test_a_control_looks_the_same_whoever_stands_beside_it(tmp_path: Path) -> No
     assert len(set(looks.values())) == len(looks)
 
 
+def test_the_legend_has_every_control_of_any_run(tmp_path: Path) -> None:
+    few = [make_run(tmp_path, "b", ["none", "reinit"]), make_run(tmp_path, "c", ["none"])]
+    figure = controls_figure([*few, make_run(tmp_path, "a", list(LEVELS))], "a title")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(LABELS.values())
+    (legend,) = controls_figure(few, "a title").legends
+    assert [text.get_text() for text in legend.get_texts()] == [LABELS["none"], LABELS["reinit"]]
+
+
 @pytest.mark.parametrize("n_runs", [1, 2, 3, 5])
 def test_nothing_overlaps(tmp_path: Path, n_runs: int) -> None:
     runs = [make_run(tmp_path, f"model-{n}", list(LEVELS), 2 + n) for n in range(n_runs)]

@@ -67,9 +67,11 @@ def test_documents_stand_in_their_order_with_numbers_where_no_run_has_words(tmp_
     assert_nothing_overlaps(figure)
 
 
-def test_words_are_drawn_with_the_token_marked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dots_per_inch", [100, 144, 200])  # letters are whole dots wide
+def test_words_are_drawn_with_the_token_marked(tmp_path: Path, dots_per_inch: int) -> None:
     lens = lens_run(tmp_path)
     figure = latent_panels(sae_run(tmp_path), "a title", [lens], layer=1, latents=[0])
+    figure.set_dpi(dots_per_inch)
     assert "layer 1" in figure.get_suptitle() and "no run" not in figure.get_suptitle()
     ids = rows_of([5] * 10, ["qa"] * 10).ids
     shown = (" a", "□", "↵", "$x$", " longlonglonglo…")
@@ -84,6 +86,7 @@ def test_words_are_drawn_with_the_token_marked(tmp_path: Path) -> None:
         own = [t for t in lines_of(figure)[0] if t.xy[1] == line and t.get_text()]
         boxes = sorted((drawn_box(t, renderer) for t in own), key=lambda b: b.x0)
         assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+        assert len(boxes) == 4
         assert_apart(boxes)  # the frame of the mark too
 
 

@@ -13,7 +13,7 @@ CAPTURE = ("--tasks", "math,qa,dialogue", "--layers", "1,2", "--max-tokens", 200
 SITES = ("--site", "mlp_act,resid_post")
 GATED = ("--rule", "post-norm,random", "--keep", "0.5,1.0", "--seeds", 1, "--max-tokens", 300)
 TIMED = ("--rounds", 1, "--backend", "torch", "--layers", "50%", "--calibration-tokens", 600)
-TUNED = ("--tuned", "--tuned-steps", 3, "--tuned-tokens", 400, "--max-tokens", 300)
+TUNED = ("--tuned", "--tuned-steps", 3, "--tuned-tokens", 400, "--max-tokens", 800)
 AUTOENCODERS = ("--arch", "topk", "--k", "4,8", "--width", 48, "--tokens", 6000, "--ce-tokens", 300)
 
 
@@ -28,7 +28,7 @@ def make_study(artifacts: Path) -> list[Run]:
     acts, resid = ("--acts", small), ("--site", "resid_post")
     trained = made(artifacts, "sae-train", *acts, *resid, *AUTOENCODERS)
     made(artifacts, "sae-latents", *acts, "--sae", trained)
-    between = ("--controls", ",".join(controls), "--nulls", 2, "--ablate")
+    between = ("--layers", 1, "--controls", ",".join(controls), "--nulls", 2, "--ablate")
     made(artifacts, "si-modularity", *acts, "--site", "mlp_act", *between)
     made(artifacts, "dynamic-k", *SMALL, *GATED, *TIMED)
     made(artifacts, "logit-lens", *SMALL, *CAPTURE[:2], *TUNED)

@@ -19,10 +19,10 @@ from sdlms.storage.datasets import DataSplit, open_split
 from tests.storage.hub_layout import serving, write_configs, write_data, write_parquet
 
 QUESTIONS = [{"question": f"{number} + 1?", "answer": str(number + 1)} for number in range(2500)]
+PACKED = gzip.compress(b'{"text": "a"}\n', mtime=0)  # else its name would tell the time
 OLD, NEW = "a" * 40, "b" * 40
 
 # Opens the splits that its argument lists; a line for each: what was read, or what is wrong.
-PACKED = gzip.compress(b'{"text": "a"}\n', mtime=0)  # else its name would tell the time
 PROGRAM = """
 import json, sys
 from sdlms.errors import UserError
