@@ -20,6 +20,7 @@ from benchmarks.lens_sides import SIDES
 from benchmarks.sides import Results, column
 from benchmarks.timing import Report
 from benchmarks.workload import Size
+from sdlms.lens.backends import decided_backend
 from sdlms.storage.assets import asset_folder
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +81,7 @@ def _compare(name: str, size: Size, folder: Path, publish: Callable[[Report], No
     facts = {
         "tokens": int(np.load(folder / IDS).size),
         "states": expected.shape[-1],
+        **decided_backend("bfloat16", torch.float32),
         "largest_gap": gaps,
         "mean_largest_probability": round(float(expected.mean()), 3),
     }

@@ -44,7 +44,8 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = (error.strerror or str(error)).partition("\n")[0]
+        # By its number: what HDF5 says of a full disk goes on for lines.
+        why = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
         raise UserError(f"cannot write {path}: {why}.") from None
 
 

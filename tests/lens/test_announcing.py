@@ -29,6 +29,23 @@ def announced(study: Study, artifacts: Path) -> Run:
     return Run(out.path)
 
 
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ({"backend": "compiled", "backend_reason": None}, "in bfloat16 by the compiled kernel"),
+        ({"backend": "torch", "backend_reason": "no disk"}, "kernel, torch instead: no disk"),
+    ],
+)
+def test_what_surrounds_the_product_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, backend: dict[str, str | None], said: str
+) -> None:
+    caplog.set_level("INFO", "sdlms")
+    with RunWriter("logit-lens", {}, RunOptions(artifacts=tmp_path)) as out:
+        out.start({}, {})
+        announce(small_study(), {**DECIDED, **backend}, out)
+    assert said in caplog.text
+
+
 def test_what_is_measured_and_cut_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "sdlms")
     run = announced(replace(small_study(), training=TrainingText(ROWS, 2, [])), tmp_path)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdlms.lens.tuned_files import CONFIG, DOCUMENTS, TRANSLATORS, read_documents, read_tuned
+from sdlms.models.kernels.building import kernel
 from sdlms.runs.reading import Run
 from sdlms.storage.assets import asset_folder
 from sdlms.storage.lens_file import LensReader
@@ -291,3 +292,21 @@ def test_documents_of_one_token_have_a_row_and_no_statistics(
     assert {row["accuracy_chance"] for row in rows if row["site"] != "model"} == {"nan"}
     means = [r for r in table(newest(work), "targets.csv") if r["document"] == "mean"]
     assert all(0 < float(row["probability"]) < 1 for row in means)
+
+
+def test_what_surrounds_a_product_in_bfloat16_is_recorded(
+    cli: Cli,
+    work: Path,
+    prompts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CC", "/bin/false")
+    monkeypatch.setenv("SDLMS_CACHE", str(work / "cache"))
+    kernel.cache_clear()
+    small = ["--texts", prompts, "--unembed", "bfloat16", "--device", "cpu"]
+    assert cli("logit-lens", *small) == 0
+    assert "no compiled kernel, torch instead: /bin/false failed" in capsys.readouterr().err
+    decided = Run(newest(work)).start["decided"]
+    assert (decided["unembed"], decided["backend"]) == ("bfloat16", "torch")
+    assert "/bin/false" in decided["backend_reason"]

@@ -53,6 +53,21 @@ def test_compiled_files_are_found_again(cache: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == made
 
 
+def test_a_changed_header_is_another_kernel(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernel(FLOAT32)
+    [first] = cache.iterdir()
+    headers = tmp_path / "headers"
+    headers.mkdir()
+    for path in building.HEADERS.glob("*.h"):
+        (headers / path.name).write_text(f"/* other */\n{path.read_text()}")
+    monkeypatch.setattr(building, "HEADERS", headers)
+    forget()
+    assert works(kernel(FLOAT32))
+    assert len(list(cache.iterdir())) == 2 and first.exists()
+
+
 @pytest.mark.parametrize("harm", ["cut", "changed", "empty"])
 def test_damaged_file_is_made_anew(cache: Path, harm: str) -> None:
     kernel(FLOAT32)
