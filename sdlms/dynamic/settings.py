@@ -21,7 +21,10 @@ def check_rules(rules: Sequence[str], keeps: Sequence[float]) -> None:
     for rule in rules:
         rule_of(rule)
     for keep in keeps:
-        check_keep(keep)
+        try:
+            check_keep(keep)
+        except UserError as error:
+            raise UserError(f"--{error}") from None
 
 
 def check_needs(rules: Sequence[str], si: str | None, calibration_tokens: int) -> None:

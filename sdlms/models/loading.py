@@ -65,6 +65,8 @@ def find_model(name: str, revision: str | None) -> ModelSource:
     Raises:
         UserError: it is none of them, or the hub cannot be reached and has not cached it.
     """
+    if not name:  # as a variable of the shell may be; pathlib would take it for the current folder
+        raise UserError("--model is empty. Give an embedded name, a folder, or a hub id.")
     if name in embedded_models():
         _refuse_revision(name, revision)
         return ModelSource(name, asset_folder("models") / name)

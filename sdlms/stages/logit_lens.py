@@ -136,7 +136,9 @@ def _plan(config: Config, out: RunWriter) -> Plan:
     from sdlms.models.tokens import Budget, check_readable
     from sdlms.storage.counts import masked_lengths
 
-    named = find_tuned(out.options.artifacts, config.tuned_lens) if config.tuned_lens else None
+    named = None
+    if config.tuned_lens is not None:
+        named = find_tuned(out.options.artifacts, config.tuned_lens)
     source, model_config = read_model(config.model, config.revision)
     check_causal(model_config)
     if config.mid:

@@ -190,7 +190,8 @@ def _capture(config: Config, out: RunWriter, trainings: list[Run]) -> Run:
     from sdlms.sae.pairing import capture_of, check_model
 
     if config.acts is not None or not trainings:
-        acts = find_run(out.options.artifacts, config.acts or "latest", "capture")
+        named = "latest" if config.acts is None else config.acts
+        acts = find_run(out.options.artifacts, named, "capture")
     else:
         acts = capture_of(trainings[0])
     for training in trainings:

@@ -134,7 +134,9 @@ def _explorer(config: Config) -> "Explorer":
     set_threads(config.threads)
     source, model_config = read_model(config.model, config.revision)
     check_causal(model_config)
-    tuned = find_tuned(config.artifacts, config.tuned_lens) if config.tuned_lens else None
+    tuned = None
+    if config.tuned_lens is not None:
+        tuned = find_tuned(config.artifacts, config.tuned_lens)
     limits = CacheLimits(
         memory_bytes=bytes_of("--memory", config.memory),
         disk_bytes=bytes_of("--disk", config.disk),
