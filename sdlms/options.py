@@ -148,8 +148,12 @@ class Option:
                     f"{where} {text!r}: a word is empty. Leave it out; '\\,' is a comma."
                 )
             return tuple(words)
-        stripped = [word.strip() for word in text.split(",")]
-        return tuple(self._element(word, where) for word in stripped if word)
+        if not text.strip():  # an empty array of the file
+            return ()
+        words = [word.strip() for word in text.strip().removesuffix(",").split(",")]
+        if "" in words:  # as where a variable of the shell is not set
+            raise UserError(f"{where} {text!r}: a word is empty. Leave it out.")
+        return tuple(self._element(word, where) for word in words)
 
     def _element(self, text: str, where: str) -> Any:
         """One typed value."""

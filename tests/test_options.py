@@ -191,6 +191,12 @@ def test_spaces_and_a_closing_comma_do_not_matter_in_lists() -> None:
     assert OPTIONS["layers"].value("") == ()
 
 
+@pytest.mark.parametrize("text", [",", "1,,2", ", 1", "1,,"])
+def test_a_word_that_is_missing_in_a_list_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a word is empty"):  # else a variable not set is none
+        OPTIONS["sizes"].value(text)
+
+
 def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert OPTIONS["folder"].value("~/runs") == tmp_path / "runs"

@@ -1,8 +1,7 @@
 """Train sparse autoencoders on activations and measure what the saved ones do.
 
-Writes sae/ (a folder per layer and member that sae-lens loads), sae.csv (one row per member,
-measured on documents that were held out), latents.h5 (what each latent fires on) and documents.csv
-(which documents were trained on).
+Writes sae/ (a folder per layer and member that sae-lens loads), sae.csv (one row per member, of
+held-out documents), latents.h5 (what each latent fires on) and documents.csv (how they were split).
 """
 
 from dataclasses import dataclass
@@ -216,7 +215,8 @@ def _subject(config: Config, capture: Run | None, tasks: list[Task]) -> "Subject
     needs_model = config.ce_tokens > 0
     if capture is not None:
         return captured_subject(capture, config.site, config.layers, needs_model=needs_model)
-    source, model_config = read_model(config.model or DEFAULT_MODEL, config.revision)
+    model = DEFAULT_MODEL if config.model is None else config.model
+    source, model_config = read_model(model, config.revision)
     layers = layers_of(config.layers or DEFAULT_LAYERS, n_layers(model_config))
     texts = [[Text(item.id, task.name, item.text) for item in task.documents] for task in tasks]
     # Of each task more than is trained on, for a fifth is held out; and at least one document.
