@@ -230,6 +230,7 @@ def test_packages_are_empty_but_for_their_modules() -> None:
         ["scaling", "--help"],
         ["report", "--help"],
         ["explore", "--help"],
+        ["pipeline", "--help"],
         ["runs", "--help"],
         ["models", "--help"],
     ],

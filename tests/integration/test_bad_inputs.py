@@ -231,6 +231,7 @@ def test_where_a_run_cannot_go(
         ("capture", "--model=", "--model is empty"),
         ("dynamic-k", "--model=", "--model is empty"),
         ("logit-lens", "--model=", "--model is empty"),
+        ("sae-train", "--model= --arch=topk --k=8", "--model is empty"),
         ("capture", "extra", "extra"),
         ("reprot", "--runs x", "Did you mean 'report'?"),
     ],
