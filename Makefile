@@ -1,4 +1,4 @@
-# make demo    set up and run the main job on the embedded model and tasks
+# make demo    set up, capture the embedded model on its tasks, draw a page of it
 # make pipeline  the whole study on the embedded models; CONFIG=configs/pipeline/pythia.toml others
 # make test    lint, types, tests (what CI runs)
 # make quick   the same without the slow tests
@@ -15,12 +15,13 @@ BIN := $(VENV)/bin
 .PHONY: demo pipeline test quick bench figures lint clean
 
 demo: $(VENV)/.installed
-	@RUN=$$($(BIN)/sdlms capture --label demo) && \
+	@RUN=$$($(BIN)/sdlms capture --label demo) && REPORT=$$($(BIN)/sdlms report --runs "$$RUN") && \
 	echo && echo "The results are in $$RUN:" && \
 	echo "  sparsity.csv    one row per layer, site and task" && \
 	echo "  activations.h5  every token's activations" && \
 	echo "  counts.h5       firing counts per neuron and document" && \
-	echo "  meta.jsonl      where they came from; check them with: $(BIN)/sdlms runs verify latest"
+	echo "  meta.jsonl      where they came from; check them with: $(BIN)/sdlms runs verify latest" && \
+	echo "Open the page of them in a browser: $$REPORT/report.html"
 
 pipeline: $(VENV)/.installed-pipeline
 	@$(BIN)/sdlms pipeline --config "$(CONFIG)"
@@ -48,11 +49,11 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt $(TORCH_ARGS) torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[web]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[web,figures]'
 	touch $@
 
 $(VENV)/.installed-pipeline: $(VENV)/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[fast,figures]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[fast]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
