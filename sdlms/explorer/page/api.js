@@ -231,7 +231,7 @@ async function receive(entry, { conversation: id, position, lens, pins }) {
   try {
     const response = await opened(address, { signal: entry.abort.signal });
     const line = (value) => {
-      // The clicked token alone may come first; another header begins the whole then.
+      // The clicked token alone may come first, with one cell a state; another header begins the whole.
       if (value.positions) Object.assign(entry, { header: value, states: new Map() });
       else entry.states.set(value.index, value);
     };

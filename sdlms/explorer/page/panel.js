@@ -115,15 +115,37 @@ function placeholder(state, wanted) {
 }
 
 function take(store, entry, wanted) {
+  const { panel } = store.get();
   if (entry.status === "failed") {
     store.fail(entry.error);
-    const { panel } = store.get();
     return store.set({ panel: panel && { ...panel, status: "failed" } });
   }
-  const { panel } = store.get();
   const isSame = panel?.header?.position === wanted.position && panel.header.lens === wanted.lens;
-  const states = new Map([...(isSame ? panel.states : []), ...entry.states]);
-  store.set({ panel: { key: entry.key, header: entry.header, states, status: entry.status } });
+  const known = isSame ? panel : null;
+  const header = withContext(entry.header, known?.header);
+  const states = aligned([...(known?.states ?? []), ...entry.states], header.positions.length);
+  store.set({ panel: { key: entry.key, header, states, status: entry.status } });
+}
+
+/** The header of an answer; that of the clicked token alone leaves the known context as it is. */
+function withContext(header, known) {
+  if (!known || known.positions.length <= header.positions.length) return header;
+  return { ...header, positions: known.positions, tokens: known.tokens };
+}
+
+/**
+ * States by index, each with a cell for each of `count` positions: what came later replaces what is
+ * known, from the clicked token's cell (the last) backwards. A cell that has not come is null.
+ */
+function aligned(states, count) {
+  const found = new Map();
+  for (const [index, state] of states) {
+    const missing = count - state.cells.length;
+    const known = found.get(index)?.cells ?? Array(count).fill(null);
+    const cells = [...known.slice(0, missing), ...state.cells];
+    found.set(index, missing ? { ...state, cells } : state);
+  }
+  return found;
 }
 
 // ---------------------------------------------------------------- head

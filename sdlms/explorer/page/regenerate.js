@@ -72,10 +72,9 @@ function refusal({ selected, tokens }) {
 /** What the final state says at the position before: the clicked token was drawn from it. */
 function alternativesOf({ panel, selected, tokens }) {
   const before = panel?.header?.positions.indexOf(selected.position - 1) ?? -1;
-  const final = statesOf(panel).at(-1);
-  if (before < 0 || !final) return [];
+  const cell = statesOf(panel).at(-1)?.cells[before];
   const taken = tokens[selected.position].id;
-  return final.cells[before].top.filter(({ token_id: id }) => id !== taken);
+  return cell ? cell.top.filter(({ token_id: id }) => id !== taken) : [];
 }
 
 function question({ selected, tokens, panel }, alternatives) {

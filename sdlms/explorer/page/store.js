@@ -14,7 +14,8 @@
  *   pins           [{token_id, text, slot}] in the order in which they were pinned; slot 0..7 is the
  *                  colour and dash that the pin keeps while it lives
  *   layer          index of the state that the keyboard stands on, or null
- *   panel          {key, header, states: Map(index -> state), status} of the selected token, or
+ *   panel          {key, header, states: Map(index -> state), status} of the selected token (a cell of a
+ *                  state is null until it has come; the selected token's, the last, is the first), or
  *                  null; status "loading" | "done" | "failed". Replaced, never changed in place.
  *   cacheStatus    GET /api/cache/status, or null
  *   busy           {conversation, abort()} while a reply is streamed, else null
@@ -61,9 +62,18 @@ export function createStore(start = {}) {
   const listeners = new Set();
   let nextError = 1;
 
+  /** One that fails keeps none of the others from being told, nor the caller of `set` from going on. */
+  const call = (callback) => {
+    try {
+      callback(state);
+    } catch (error) {
+      reportError(error);
+    }
+  };
+
   const tell = (keys) => {
     for (const listener of [...listeners]) {
-      if (keys.some((key) => listener.keys.has(key))) listener.callback(state);
+      if (keys.some((key) => listener.keys.has(key))) call(listener.callback);
     }
   };
 
