@@ -21,10 +21,7 @@ def check_rules(rules: Sequence[str], keeps: Sequence[float]) -> None:
     for rule in rules:
         rule_of(rule)
     for keep in keeps:
-        try:
-            check_keep(keep)
-        except UserError as error:
-            raise UserError(f"--{error}") from None
+        check_keep(keep, "--keep")
 
 
 def check_needs(rules: Sequence[str], si: str | None, calibration_tokens: int) -> None:

@@ -36,6 +36,7 @@ def own_style() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams["svg.hashsalt"] = SALT
+        matplotlib.rcParams["text.parse_math"] = False  # a `$` in a name is a `$`
         # A name in a script that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         yield

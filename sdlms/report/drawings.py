@@ -103,6 +103,7 @@ FIGURES: dict[str, tuple[Planner, ...]] = {
     ),
     "sae-train": AUTOENCODERS,
     "sae-evaluate": AUTOENCODERS,
+    "sae-latents": (_latents,),
     "si-modularity": (
         beside(controls_figure, "Specialization and its controls"),
         each(communities_figure, "Communities and the tasks that their units prefer"),

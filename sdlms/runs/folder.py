@@ -200,14 +200,25 @@ def _bottom_up(folder: Path) -> Iterator[Path]:
 
 def check_writable(artifacts: Path) -> None:
     """Raise UserError when the folder cannot be written, or could not be created."""
+    check_no_file(artifacts)
+    nearest = _nearest_existing(artifacts)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise not_writable(artifacts, f"{nearest} may not be written")
+
+
+def check_no_file(folder: Path, flag: str = "--artifacts") -> None:
+    """Raise UserError where a file, or something else that is no folder, stands in a folder's way.
+
+    Args:
+        folder: need not exist.
+        flag: that names it.
+    """
     try:
-        nearest = _nearest_existing(artifacts)
-        if not nearest.is_dir():
-            raise NotADirectoryError(f"{nearest} is not a folder")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise PermissionError(f"{nearest} may not be written")
+        nearest = _nearest_existing(folder)
     except OSError as error:
-        raise not_writable(artifacts, error) from None
+        raise not_writable(folder, error, flag) from None
+    if not nearest.is_dir():
+        raise not_writable(folder, f"{nearest} is not a folder", flag)
 
 
 def check_room(artifacts: Path, needed_bytes: int, remedy: str) -> None:
@@ -228,9 +239,7 @@ def _nearest_existing(path: Path) -> Path:
     return path
 
 
-def not_writable(artifacts: Path, error: OSError) -> UserError:
-    """The one sentence for an artifacts folder that refuses."""
-    why = error.strerror or str(error)
-    return UserError(
-        f"cannot write under {artifacts}/ ({why}). Choose another folder with --artifacts."
-    )
+def not_writable(folder: Path, why: OSError | str, flag: str = "--artifacts") -> UserError:
+    """The one sentence for a folder that refuses."""
+    said = why if isinstance(why, str) else why.strerror or str(why)
+    return UserError(f"cannot write under {folder}/ ({said}). Choose another folder with {flag}.")

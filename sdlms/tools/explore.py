@@ -18,6 +18,7 @@ from sdlms.explorer.http.hosts import allowed_hosts, is_loopback
 from sdlms.models.calibration import size_bytes
 from sdlms.options import options_of
 from sdlms.progress import LOGGER
+from sdlms.runs.folder import check_no_file
 from sdlms.storage.extras import require
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def run(config: Config) -> None:
         require(module, "web", "sdlms explore")
     from sdlms.explorer.http.serving import listen
 
+    check_no_file(_cache_folder(config), "--artifacts" if config.cache is None else "--cache")
     # Nothing heavy is loaded yet: a taken port is seen at once.
     with listen(config.host, config.port) as listener:
         explorer = _explorer(config)
@@ -104,6 +106,11 @@ def run(config: Config) -> None:
             _serve(config, explorer, listener)
         finally:
             explorer.close()
+
+
+def _cache_folder(config: Config) -> Path:
+    """Where conversations are kept."""
+    return config.cache or config.artifacts / CACHE
 
 
 def _serve(config: Config, explorer: "Explorer", listener: "socket") -> None:
@@ -142,7 +149,7 @@ def _explorer(config: Config) -> "Explorer":
         disk_bytes=bytes_of("--disk", config.disk),
         disk_seconds=config.max_age_days * DAY_SECONDS,
     )
-    folder = config.cache or config.artifacts / CACHE
+    folder = _cache_folder(config)
     storage = Storage(folder=folder, store_hidden=config.store_hidden, limits=limits)
     LOGGER.info(f"loading {source.name} on {device}, {str(dtype).removeprefix('torch.')}")
     return open_explorer(source, dtype, device, storage, tuned.folder if tuned else None)

@@ -30,7 +30,7 @@ def test_every_run_has_a_figure_of_its_own() -> None:
 
 def test_stages_have_figures() -> None:
     assert set(FIGURES) <= set(NAMED)
-    assert set(NAMED) - set(FIGURES) == {"sae-latents", "report"}
+    assert set(NAMED) - set(FIGURES) == {"report"}
     assert plans_of("unknown", RUNS, RUNS) == []
 
 
@@ -42,7 +42,7 @@ def test_plans_can_be_drawn(tmp_path: Path) -> None:
         assert plan.draw().axes
 
 
-@pytest.mark.parametrize("stage", ["logit-lens", "sae-train", "probe", "dynamic-k"])
+@pytest.mark.parametrize("stage", ["logit-lens", "sae-train", "sae-latents", "probe", "dynamic-k"])
 def test_what_is_shown_of_a_stage_names_its_runs(stage: str) -> None:
     plans = plans_of(stage, RUNS, RUNS)
     assert {run for plan in plans for run in plan.runs} == set(RUNS)

@@ -47,6 +47,8 @@ SECONDS = 120  # a loaded machine imports torch slowly
         (["--dtype", "int8"], "--dtype: expected one of auto"),
         (["--threads", "-1"], "--threads must be 0"),
         (["--cache", ""], "--cache: expected a path, got ''."),
+        (["--cache", __file__], "py is not a folder). Choose another folder with --cache."),
+        (["--artifacts", f"{__file__}/x"], "folder). Choose another folder with --artifacts."),
         (["--prot", "1"], "No such option: --prot. Did you mean '--port'?"),
         (["--seed", "1"], "No such option: --seed"),
         (["--model", "sdlms-smal", "--port", "0"], "Did you mean 'sdlms-small'?"),

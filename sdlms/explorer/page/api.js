@@ -30,8 +30,8 @@ export async function deleteConversation(id) {
 }
 
 /** Attention of the token at `position`: `{position, positions, layers: [{layer, heads}]}`. */
-export const attention = (id, position, layers = null, signal) =>
-  asJson(`api/attention/${path(id)}/${position}${query({ layers: layers?.join(",") })}`, { signal });
+export const attention = (id, position, signal) =>
+  asJson(`api/attention/${path(id)}/${position}`, { signal });
 
 /** `parameters`: text or token_id, layer, least, lens, limit. */
 export const search = (id, parameters, signal) =>

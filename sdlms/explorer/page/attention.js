@@ -1,10 +1,9 @@
 /** Where the clicked token looks: a row per layer (the mean of its heads), and one per head. */
 
 import { STEPS, colourClass } from "./colours.js";
-import { el, shownText } from "./dom.js";
+import { counted, el, shownText } from "./dom.js";
 import { isOpen, onOpen } from "./readings.js";
 
-const MOST_NUMBERS = 400_000; // weights of one answer; of more, only the last layers are asked for
 const COLUMNS = 16;
 
 export function mount(container, store, api) {
@@ -29,7 +28,7 @@ export function mount(container, store, api) {
   }
 
   async function load() {
-    const { selected, info } = store.get();
+    const { selected } = store.get();
     const key = selected && `${selected.conversation}/${selected.position}`;
     if (!key || !isOpen(container) || shown?.key === key) return;
     running?.abort();
@@ -37,12 +36,11 @@ export function mount(container, store, api) {
     shown = { key, answer: null };
     body.replaceChildren();
     said.textContent = "computing…";
-    const layers = layersWithin(info, selected.position);
     try {
-      const answer = await api.attention(selected.conversation, selected.position, layers, running.signal);
+      const answer = await api.attention(selected.conversation, selected.position, running.signal);
       if (shown.key !== key) return;
       shown.answer = answer;
-      said.textContent = remark(answer, layers, info);
+      said.textContent = remark(answer);
       draw();
     } catch (error) {
       if (shown.key !== key) return;
@@ -62,19 +60,12 @@ export function mount(container, store, api) {
   load();
 }
 
-/** null for all layers, or the last ones of which the weights are not too many to send. */
-function layersWithin(info, position) {
-  if (!info) return null;
-  const each = info.n_heads * (position + 1);
-  const count = Math.max(1, Math.floor(MOST_NUMBERS / each));
-  if (count >= info.num_layers) return null;
-  return Array.from({ length: count }, (_, n) => info.num_layers - count + n);
-}
-
-function remark(answer, layers, info) {
-  const first = "Share of the attention of the clicked token, in per cent; a row of a layer is the mean of its heads. Colour: the square root.";
-  if (layers === null) return first;
-  return `${first} Of ${info.num_layers} layers only the last ${layers.length} are shown: the text is long.`;
+/** What the numbers are, and what of them an answer had no room for. */
+function remark({ n_left_out: nKeys, left_out_layers: layers }) {
+  const said =
+    "Share of the attention of the clicked token, in per cent; a row of a layer is the mean of its heads. Colour: the square root.";
+  const left = [layers.length && counted(layers.length, "layer"), nKeys && counted(nKeys, "token")].filter(Boolean);
+  return left.length ? `${said} Left out, because the text is long: the first ${left.join(" and the first ")}.` : said;
 }
 
 const mean = (heads) => heads[0].map((_, n) => heads.reduce((sum, head) => sum + head[n], 0) / heads.length);

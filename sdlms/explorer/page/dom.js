@@ -55,6 +55,17 @@ export function shownText(token) {
   return token.text === "" && token.pieces ? `⟨${token.pieces}⟩` : visible(token.text);
 }
 
+/** Calls `draw` in the next frame, once however often it is asked for: layout is known then anyway. */
+export function onceAFrame(draw) {
+  let frame = 0;
+  return () => {
+    frame ||= requestAnimationFrame(() => {
+      frame = 0;
+      draw();
+    });
+  };
+}
+
 /** A probability for people: "43.1 %", "0.02 %", "<0.01 %". */
 export function percent(probability) {
   if (probability === null || probability === undefined) return "–"; // the model's number is none

@@ -1,7 +1,7 @@
 /** The heat map: layers by the tokens of the context, each cell its top-1 token and a colour. */
 
 import { colourClass, measureOf } from "./colours.js";
-import { el, percent, short, shownText, stateName, visible } from "./dom.js";
+import { el, onceAFrame, percent, short, shownText, stateName, visible } from "./dom.js";
 import { markRows } from "./list_view.js";
 import { createTooltip } from "./tooltip.js";
 
@@ -18,36 +18,37 @@ export function createHeatmap(container, store) {
   const box = el("div", { class: "heatmap-box" }, table);
   container.append(box);
   const tooltip = createTooltip(table, (cell) => cellContent(cell, current));
-  let current = { rows: [], columns: "", drawn: "", panel: null, state: null, isScrolled: false };
+  let current = { rows: [], columns: "", drawn: "", panel: null, state: null };
 
   head.addEventListener("click", (event) => columnClicked(event, store));
   table.addEventListener("keydown", (event) => moved(event, table, store));
+
+  // The clicked token's column is the last.
+  const scroll = onceAFrame(() => (box.scrollLeft = box.scrollWidth));
 
   const draw = (panel, state) => {
     current.panel = panel;
     current.state = state;
     const columns = panel.header.positions.join(" ");
-    if (current.columns !== columns || current.rows.length !== panel.header.n_states) {
+    const hasRows = current.rows.length === panel.header.n_states;
+    if (current.columns !== columns || !hasRows) {
       tooltip.hide();
       current.columns = columns;
-      current.rows = rebuilt(head, body, panel.header);
-      current.isScrolled = false;
+      const hasCells = hasRows && current.rows[0]?.cells.length === panel.header.positions.length;
+      if (!hasCells) current.rows = rebuilt(body, panel.header);
+      relabel(head, current.rows, panel.header);
+      scroll();
     }
     fill(current, panel, state);
-    if (!current.isScrolled) box.scrollLeft = box.scrollWidth;
-    current.isScrolled = true;
   };
   return { draw, showCurrent: (panel, state) => markRows(current.rows, panel, state) };
 }
 
-function rebuilt(head, body, header) {
-  const { positions, tokens, n_states: count } = header;
-  head.replaceChildren(
-    el("th", { scope: "col", class: "layer-name" }, "layer"),
-    ...tokens.map((token, n) => columnHead(token, n === tokens.length - 1)),
-  );
+/** Rows of empty cells, one for each state and position. */
+function rebuilt(body, { positions, n_states: count }) {
+  const last = positions.length - 1;
   const rows = Array.from({ length: count }, (_, index) => {
-    const cells = positions.map((position, n) => heatCell(index, position, n === positions.length - 1));
+    const cells = positions.map((_, n) => heatCell(index, n === last));
     const name = el("th", { scope: "row", class: "layer-name" });
     const node = el("tr", { dataset: { index } }, name, ...cells);
     return { node, name, cells, state: undefined };
@@ -56,6 +57,20 @@ function rebuilt(head, body, header) {
   body.closest("table").style.setProperty("--columns", String(positions.length));
   rows.at(-1)?.cells.at(-1)?.setAttribute("tabindex", "0");
   return rows;
+}
+
+/** Name columns and cells by their positions; cells are kept from one token to the next. */
+function relabel(head, rows, { positions, tokens }) {
+  head.replaceChildren(
+    el("th", { scope: "col", class: "layer-name" }, "layer"),
+    ...tokens.map((token, n) => columnHead(token, n === tokens.length - 1)),
+  );
+  rows.forEach(({ cells }, index) => {
+    cells.forEach((cell, n) => {
+      cell.dataset.position = positions[n];
+      cell.dataset.testid = `cell-${index}-${positions[n]}`;
+    });
+  });
 }
 
 function columnHead(token, isClicked) {
@@ -72,12 +87,12 @@ function columnHead(token, isClicked) {
   );
 }
 
-function heatCell(index, position, isClicked) {
+function heatCell(index, isClicked) {
   return el("td", {
     class: `cell empty${isClicked ? " clicked" : ""}`,
     role: "gridcell",
     tabindex: "-1",
-    dataset: { testid: `cell-${index}-${position}`, index, position },
+    dataset: { index },
   });
 }
 

@@ -1,6 +1,6 @@
 /** The whole conversation as two strips: how sure the model is, and how deep it decides. */
 
-import { counted, el, percent, shownText } from "./dom.js";
+import { counted, el, onceAFrame, percent, shownText } from "./dom.js";
 import { decidedName } from "./readings.js";
 
 const STRIP = 18; // pixels of a strip's height
@@ -59,7 +59,7 @@ export function mount(container, store, api) {
       const answer = await api.overview(id, state.lens, running.signal);
       if (idOf(store.get()) !== id) return;
       rows = rowsOf(answer);
-      draw();
+      drawSoon();
       if (answer.n_unfilled > 0) plan(AGAIN_MS);
     } catch (error) {
       if (error.name !== "AbortError") read.textContent = error.message;
@@ -78,6 +78,7 @@ export function mount(container, store, api) {
     read.textContent = inWords(position, tokens, rows);
   }
 
+  const drawSoon = onceAFrame(draw);
   const under = (event) => {
     const { left, width } = canvas.getBoundingClientRect();
     const count = store.get().tokens.length;
@@ -101,13 +102,13 @@ export function mount(container, store, api) {
     const key = `${idOf(state)}/${state.lens}`;
     if (key !== shownId) rows = new Map();
     shownId = key;
-    draw();
+    drawSoon();
     if (!state.busy) plan(SETTLED_MS);
   });
-  store.on(["selected", "theme", "info"], draw);
+  store.on(["selected", "theme", "info"], drawSoon);
   document.addEventListener("visibilitychange", () => plan(SETTLED_MS));
-  new ResizeObserver(draw).observe(container);
-  draw();
+  new ResizeObserver(drawSoon).observe(container);
+  drawSoon();
   plan(SETTLED_MS);
 }
 

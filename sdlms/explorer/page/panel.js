@@ -10,6 +10,7 @@ const VIEWS = { list: "List", heatmap: "Heat map" };
 const LENSES = { logit: "Logit lens", tuned: "Tuned lens" };
 const NEIGHBOURS = [1, -1, 2, -2];
 const NEIGHBOURS_AFTER_MS = 120;
+const PIECES_EVERY_MS = 40;
 
 /** Fill `#panel` and read the panels of the tokens that are clicked. */
 export function mountPanel(store, api) {
@@ -62,8 +63,9 @@ function mountReading(store, api) {
     clearTimeout(timer);
     painter.cancel();
     if (!wanted) return store.set({ panel: null });
-    store.set({ panel: placeholder(state, wanted) });
+    let isOver = false;
     stop = api.activations(wanted, (entry) => {
+      isOver = entry.status !== "loading";
       if (key !== reading) return;
       const show = () => take(store, entry, wanted);
       if (entry.status === "loading") return painter.soon(show);
@@ -71,17 +73,33 @@ function mountReading(store, api) {
       if (entry.status === "done") prefetchNeighbours(wanted.position);
       else reading = "";
     });
+    if (!isOver) store.set({ panel: placeholder(state, wanted) }); // drawn while the server is at it
   };
   store.on(["selected", "lens", "pins", "busy"], read);
 }
 
-/** Draws once a frame what comes in many pieces; a later drawing replaces one that waits. */
+/**
+ * Draws what comes in many pieces, in a frame every while: an answer that is there at once costs no
+ * frame on the way. A later drawing replaces one that waits.
+ */
 function createPainter() {
+  let waiting = null;
+  let timer = 0;
   let frame = 0;
-  const cancel = () => cancelAnimationFrame(frame);
+  const cancel = () => {
+    clearTimeout(timer);
+    cancelAnimationFrame(frame);
+    waiting = null;
+  };
+  const paint = () => {
+    const draw = waiting;
+    waiting = null;
+    draw();
+  };
   const soon = (draw) => {
-    cancel();
-    frame = requestAnimationFrame(draw);
+    const isLater = waiting !== null;
+    waiting = draw;
+    if (!isLater) timer = setTimeout(() => (frame = requestAnimationFrame(paint)), PIECES_EVERY_MS);
   };
   const now = (draw) => {
     cancel();
@@ -94,11 +112,7 @@ function createPainter() {
 function placeholder(state, wanted) {
   const { panel, info, tokens } = state;
   const token = tokens[wanted.position];
-  const isSame =
-    panel?.header?.position === wanted.position &&
-    panel.header.conversation_id === wanted.conversation &&
-    panel.header.lens === wanted.lens;
-  if (isSame) return { ...panel, status: "loading" };
+  if (isOf(panel, wanted)) return { ...panel, status: "loading" };
   const first = Math.max(0, wanted.position - (info?.limits.context_size ?? 0));
   const context = tokens.slice(first, wanted.position + 1);
   const header = {
@@ -114,14 +128,19 @@ function placeholder(state, wanted) {
   return { key: "", header: token ? header : null, states: new Map(), status: "loading" };
 }
 
+/** Whether the panel is already of the token and lens that are wanted. */
+function isOf(panel, { conversation, position, lens }) {
+  const header = panel?.header;
+  return header?.conversation_id === conversation && header.position === position && header.lens === lens;
+}
+
 function take(store, entry, wanted) {
   const { panel } = store.get();
   if (entry.status === "failed") {
     store.fail(entry.error);
     return store.set({ panel: panel && { ...panel, status: "failed" } });
   }
-  const isSame = panel?.header?.position === wanted.position && panel.header.lens === wanted.lens;
-  const known = isSame ? panel : null;
+  const known = isOf(panel, wanted) ? panel : null;
   const header = withContext(entry.header, known?.header);
   const states = aligned([...(known?.states ?? []), ...entry.states], header.positions.length);
   store.set({ panel: { key: entry.key, header, states, status: entry.status } });

@@ -107,14 +107,18 @@ def _hint(name: str) -> str:
     return hint if "Did you mean" in hint else ""
 
 
-def check_keep(keep: float) -> None:
+def check_keep(keep: float, name: str = "keep") -> None:
     """Make sure that a fraction can be kept.
+
+    Args:
+        keep: of the neurons.
+        name: what the user calls it.
 
     Raises:
         UserError: it is not in (0, 1].
     """
     if not 0 < keep <= 1:
-        raise UserError(f"keep must be above 0 and at most 1, got {keep}. Try 0.3.")
+        raise UserError(f"{name} must be above 0 and at most 1, got {keep}. Try 0.3.")
 
 
 def n_kept(keep: float, width: int) -> int:

@@ -1,9 +1,9 @@
-"""What the page shows while an answer comes piece by piece, and where a part of the page fails."""
+"""What the page shows of answers that are not whole, and where a part of the page fails."""
 
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.explorer.browser import Explorer, positions
 
@@ -76,6 +76,21 @@ def test_cells_stand_under_their_tokens_while_they_come(
     explorer.page.evaluate("window.give", held["all"])
     explorer.wait_for_panel()
     expect(explorer.at(f"cell-{second}-{first}")).to_have_text(shown(others[0], 0))
+
+
+def test_attention_says_what_is_left_out(explorer: Explorer, two_turns: Conversation) -> None:
+    def shortened(route: Route) -> None:
+        answer = route.fetch().json()
+        *left, last = answer["layers"]
+        given = {"layers": [last], "left_out_layers": [each["layer"] for each in left]}
+        route.fulfill(json={**answer, **given, "n_left_out": 1})
+
+    explorer.page.route("**/api/attention/**", shortened)
+    explorer.open(two_turns["conversation_id"], positions(two_turns, "user", 2)[-1])
+    said = explorer.opened("attention").get_by_role("status")
+    n_layers = explorer.server.get("api/model_info")["num_layers"]
+    expect(said).to_contain_text(f"the first {n_layers - 1} layers and the first 1 token.")
+    expect(explorer.page.locator("#attention tr.mean-row")).to_have_count(1)
 
 
 def test_a_part_of_the_page_that_fails_keeps_no_other_from_going_on(
