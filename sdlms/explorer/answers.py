@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
+from threading import Event as Flag
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -67,13 +68,39 @@ class Pinned(NamedTuple):
     rank: NDArray[np.int32]
 
 
+class Click(NamedTuple):
+    """A question that has been checked.
+
+    Attributes:
+        opened: the conversation.
+        positions: that are shown, the clicked one last.
+        shown: indices of the states that are.
+        lens: one of the core's.
+        pins: token ids that are followed.
+        given_up: set when nobody waits for the answer.
+    """
+
+    opened: Opened
+    positions: list[int]
+    shown: Sequence[int]
+    lens: str
+    pins: Sequence[int]
+    given_up: Flag
+
+
 def activations(
-    core: Core, filler: Filler, opened: Opened, position: int, question: Question
+    core: Core,
+    filler: Filler,
+    opened: Opened,
+    position: int,
+    question: Question,
+    given_up: Flag,
 ) -> Generator[Json]:
     """The header, then a line per state, the final one first.
 
     Where rows of the context have to be measured, the panel of the clicked position alone comes
-    before, so that nobody waits for them to see it; another header begins the whole.
+    before, so that nobody waits for them to see it; another header begins the whole. What is wrong
+    with the question is raised at once, before anything is computed.
 
     Raises:
         Refusal: there is no such position, layer, lens or token.
@@ -83,33 +110,39 @@ def activations(
     shown = core.states_at(question.layers)
     check_pins(core, question.pins)
     core.check_lens(question.lens)
-    rows = _stored(core, opened, question.lens, positions)
+    click = Click(opened, positions, shown, question.lens, question.pins, given_up)
+    return _panels(core, filler, click)
+
+
+def _panels(core: Core, filler: Filler, click: Click) -> Generator[Json]:
+    """What is known at once, and the whole."""
+    rows = _stored(core, click.opened, click.lens, click.positions)
     missing: list[int] = np.flatnonzero(~rows.present).tolist()
-    clicked = len(positions) - 1
+    clicked = len(click.positions) - 1
     if missing and clicked not in missing:
-        yield from _panel(core, opened, question, rows.last(), shown)
+        yield from _panel(core, click, rows.last())
     if missing:
-        hidden = hidden_of(core, opened, [positions[place] for place in missing])
+        left = [click.positions[place] for place in missing]
+        hidden = hidden_of(core, click.opened, left, given_up=click.given_up)
         again = rows.recomputed or hidden.again
         rows = rows._replace(source="computed", recomputed=again)
         states = dict(zip(missing, hidden.states, strict=True))
         for some in _in_turn(core, missing, clicked):
             wanted = {place: states[place] for place in some}
-            _measure(core, filler, opened, question.lens, rows, wanted)
+            _measure(core, filler, click, rows, wanted)
             if some == [clicked] != missing:
-                yield from _panel(core, opened, question, rows.last(), shown)
-    yield from _panel(core, opened, question, rows, shown)
+                yield from _panel(core, click, rows.last())
+    yield from _panel(core, click, rows)
 
 
-def _panel(
-    core: Core, opened: Opened, question: Question, rows: Rows, shown: Sequence[int]
-) -> Iterator[Json]:
-    """The header and the states `shown` of some rows."""
+def _panel(core: Core, click: Click, rows: Rows) -> Iterator[Json]:
+    """The header and the states of some rows that are shown."""
+    opened, shown, pins = click.opened, click.shown, click.pins
     tokens = opened.conversation.tokens
     yield {
         "conversation_id": opened.id,
         "position": rows.positions[-1],
-        "lens": question.lens,
+        "lens": click.lens,
         "positions": rows.positions,
         "tokens": [tokens[each].as_json() for each in rows.positions],
         "n_states": core.n_states,
@@ -117,8 +150,7 @@ def _panel(
         "source": rows.source,
         "recomputed": rows.recomputed,
     }
-    pins = question.pins
-    hidden = hidden_of(core, opened, rows.positions, shown).states if pins else None
+    hidden = hidden_of(core, opened, rows.positions, shown, click.given_up).states if pins else None
     for place, state in reversed(list(enumerate(shown))):
         cells = [
             cell_json(rows.arrays, (at, state), next_id, core.text_of)
@@ -126,7 +158,7 @@ def _panel(
         ]
         if hidden is not None:
             own = hidden[:, place : place + 1]
-            measured = _pinned(core, question.lens, own, core.states[state], pins)
+            measured = _pinned(core, click.lens, own, core.states[state], pins)
             known = _as_stored(rows, state, pins, measured)
             for at, cell in enumerate(cells):
                 cell["pins"] = pins_json(pins, known.log_probability[at], known.rank[at])
@@ -217,8 +249,7 @@ def _in_turn(core: Core, missing: Sequence[int], clicked: int) -> list[list[int]
 def _measure(
     core: Core,
     filler: Filler,
-    opened: Opened,
-    lens: str,
+    click: Click,
     rows: Rows,
     states: Mapping[int, NDArray[np.float32]],
 ) -> None:
@@ -229,12 +260,11 @@ def _measure(
     Args:
         core: model and cache.
         filler: is told what it need not do any more.
-        opened: the conversation.
-        lens: one of the core's.
+        click: of which conversation and lens.
         rows: are written to.
         states: `[state, d_model]` by place, ascending.
     """
-    places = list(states)
+    opened, lens, places = click.opened, click.lens, list(states)
     hidden = np.stack(list(states.values()))
     measure = partial(core.measure, lens, hidden, [rows.next_ids[place] for place in places])
     measured = core.computer.run(Urgency.CLICK, measure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Event as Flag
 
 import numpy as np
 
@@ -11,20 +12,28 @@ from sdlms.explorer.answers import check_position
 from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import Core
 from sdlms.explorer.refusals import OutOfRange
+from sdlms.explorer.rereading import NEVER, check_wanted
 from sdlms.explorer.shapes import Json
 from sdlms.explorer.shelf import Opened
 from sdlms.models.architectures import n_layers
 from sdlms.models.attention_rows import AttentionReading
 
 
-def attention(core: Core, opened: Opened, position: int, layers: Sequence[int] | None) -> Json:
+def attention(
+    core: Core,
+    opened: Opened,
+    position: int,
+    layers: Sequence[int] | None,
+    given_up: Flag = NEVER,
+) -> Json:
     """The weights of a position by layer and head, over the positions that it could look at.
 
     Of more weights than one answer may have, the last layers are sent, and of the keys the last
     ones: `left_out_layers` and `n_left_out` say what is not there.
 
     Raises:
-        Refusal: there is no such position or layer, or the model gives no weights.
+        Refusal: there is no such position or layer, the model gives no weights, or nobody waits
+            for them any more.
     """
     check_position(opened, position)
     n = n_layers(core.loaded.config)
@@ -34,10 +43,12 @@ def attention(core: Core, opened: Opened, position: int, layers: Sequence[int] |
     positions = opened.conversation.seen(position)
     ids = [opened.conversation.tokens[each].id for each in positions]
     try:
-        reading = AttentionReading(core.loaded.model, ids)
-        while reading.n_pieces:  # others have their turn between two of them
-            core.computer.run(Urgency.CLICK, reading.read_piece)
-        weights = core.computer.run(Urgency.CLICK, reading.row)
+        with core.rereading.turn(given_up):
+            reading = AttentionReading(core.loaded.model, ids)
+            while reading.n_pieces:  # others compute between two of them
+                core.computer.run(Urgency.CLICK, reading.read_piece)
+                check_wanted(given_up)
+            weights = core.computer.run(Urgency.CLICK, reading.row)
     except UserError as error:
         raise OutOfRange(str(error)) from None
     n_heads, most = weights.shape[1], core.settings.max_attention_weights

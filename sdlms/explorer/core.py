@@ -13,6 +13,7 @@ from sdlms.explorer.cache.lens_cache import Cache
 from sdlms.explorer.computing import Computer
 from sdlms.explorer.loaded import LoadedModel
 from sdlms.explorer.refusals import OutOfRange, one_line
+from sdlms.explorer.rereading import Rereading
 from sdlms.explorer.settings import ExplorerSettings
 from sdlms.explorer.shapes import Arrays
 from sdlms.explorer.shelf import Opened
@@ -44,6 +45,7 @@ class Core:
         settings: what is taken at most.
         states: all that a row has, in the order of the forward pass.
         computer: the thread that computes.
+        rereading: whose turn it is to have a whole text read again.
         waiting: hidden states whose lens rows are not measured yet.
     """
 
@@ -61,6 +63,7 @@ class Core:
         unembed = unembed_dtype_of(settings.unembed, loaded.model)
         self.lens = Lens(loaded.model, self.n_top, unembed)
         self.computer = Computer()
+        self.rereading = Rereading()
         self.waiting = WaitingStates(settings.pending_bytes)
         self.text_of = lru_cache(N_TEXTS)(self._text_of)
 

@@ -18,16 +18,29 @@ NOTHING = object()
 
 
 class Pieces(Generic[Item]):
-    """An iterator whose first item is made at once, so that what is refused is refused before.
+    """An iterator whose items are made when they are asked for.
 
-    One thread may close it while another makes an item, which is made to its end first.
+    One thread may close it while another makes an item.
     """
 
-    def __init__(self, items: Generator[Item]) -> None:
-        """Make the first item."""
-        self._items = items
+    def __init__(
+        self, items: Generator[Item], given_up: Flag | None = None, first: Item | object = NOTHING
+    ) -> None:
+        """Nothing is made.
+
+        Args:
+            items: all of them, behind the first one where that is given.
+            given_up: set when nobody wants more; an item that is being made may end early then.
+            first: made already.
+        """
+        self._items, self._first = items, first
+        self._given_up = Flag() if given_up is None else given_up
         self._lock = Lock()
-        self._first: Item | object = next(items, NOTHING)
+
+    @classmethod
+    def begun(cls, items: Generator[Item]) -> Pieces[Item]:
+        """The first item is made at once, so that what is refused is refused before."""
+        return cls(items, first=next(items, NOTHING))
 
     def __iter__(self) -> Iterator[Item]:
         return self
@@ -37,8 +50,13 @@ class Pieces(Generic[Item]):
             first, self._first = self._first, NOTHING
             return next(self._items) if first is NOTHING else first  # type: ignore[return-value]
 
+    def give_up(self) -> None:
+        """Say that nobody wants more; at once."""
+        self._given_up.set()
+
     def close(self) -> None:
-        """Make no more."""
+        """Make no more; what is being made comes to its end before."""
+        self.give_up()
         with self._lock:
             self._items.close()
 
@@ -46,8 +64,8 @@ class Pieces(Generic[Item]):
 class Ahead(Generic[Item]):
     """An iterator whose items are made in another thread, however slowly they are taken.
 
-    The first one is made at once, as that of `Pieces`. Who stops reading holds nothing up; what he
-    leaves is kept in memory, so the items must have an end.
+    The first one is made at once, as that of `Pieces.begun`. Who stops reading holds nothing up;
+    what he leaves is kept in memory, so the items must have an end.
     """
 
     def __init__(self, items: Generator[Item], given_up: Flag, threads: Executor) -> None:
@@ -84,9 +102,13 @@ class Ahead(Generic[Item]):
         self._end.result()
         raise StopIteration
 
+    def give_up(self) -> None:
+        """Say that nobody wants more; at once."""
+        self._given_up.set()
+
     def close(self) -> None:
         """Make no more; what was begun comes to its end, and nobody reads it."""
-        self._given_up.set()
+        self.give_up()
         wait([self._end])
         error = self._end.exception()
         if error is not None and not self._is_read and not isinstance(error, Refusal):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from threading import Event as Flag
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from sdlms.explorer.computing import Urgency
 from sdlms.explorer.core import HIDDEN, Core
+from sdlms.explorer.rereading import NEVER, check_wanted
 from sdlms.explorer.shelf import Opened
 from sdlms.explorer.spans import spans_of
 from sdlms.models.generating import PIECE_TOKENS, Decoder, Step
@@ -35,7 +37,11 @@ def states_of_step(step: Step) -> NDArray[np.float32]:
 
 
 def hidden_of(
-    core: Core, opened: Opened, positions: Sequence[int], states: Sequence[int] | None = None
+    core: Core,
+    opened: Opened,
+    positions: Sequence[int],
+    states: Sequence[int] | None = None,
+    given_up: Flag = NEVER,
 ) -> FoundStates:
     """The states of some positions, wherever they come from.
 
@@ -44,48 +50,61 @@ def hidden_of(
         opened: the conversation.
         positions: ascending.
         states: which of the states; None for all.
+        given_up: set when nobody waits for them any more.
+
+    Raises:
+        GivenUp: that is set, and the model would have to read them again.
     """
     chosen = list(range(core.n_states)) if states is None else list(states)
     found: dict[int, NDArray[np.float32]] = {}
-    for position in positions:
-        if (row := core.waiting.get(opened.id, position)) is not None:
-            found[position] = row[chosen]
-    flaw = _read_stored(core, opened, [p for p in positions if p not in found], chosen, found)
+    flaw = _add_kept(core, opened, positions, chosen, found)
     missing = [position for position in positions if position not in found]
-    for position, row in _computed(core, opened, missing).items():
-        found[position] = row[chosen]
+    if missing:
+        with core.rereading.turn(given_up):
+            _add_kept(core, opened, missing, chosen, found)  # whoever read before may have met them
+            left = [position for position in missing if position not in found]
+            for position, row in _computed(core, opened, left, given_up).items():
+                found[position] = row[chosen]
     # With "none" they lie in memory for a while, and nobody promised more.
     is_due = core.cache.columns.is_on_disk(HIDDEN)
     again = flaw or (is_due and any(opened.was_recorded(position) for position in missing))
     return FoundStates(np.stack([found[position] for position in positions]), again)
 
 
-def _read_stored(
+def _add_kept(
     core: Core,
     opened: Opened,
-    positions: list[int],
+    positions: Sequence[int],
     states: list[int],
     found: dict[int, NDArray[np.float32]],
 ) -> bool:
-    """Add what the cache has; whether something of it was damaged."""
-    if not positions:
+    """Add what waits and what the cache has; whether something of it was damaged."""
+    for position in positions:
+        if (row := core.waiting.get(opened.id, position)) is not None:
+            found[position] = row[states]
+    rest = [position for position in positions if position not in found]
+    if not rest:
         return False
-    stored = core.cache.get(opened.id, HIDDEN, positions, states)
+    stored = core.cache.get(opened.id, HIDDEN, rest, states)
     for place in np.flatnonzero(stored.present):
-        found[positions[place]] = stored.arrays["hidden"][place].astype(np.float32)
+        found[rest[place]] = stored.arrays["hidden"][place].astype(np.float32)
     return bool(stored.flaw)
 
 
-def _computed(core: Core, opened: Opened, missing: list[int]) -> dict[int, NDArray[np.float32]]:
+def _computed(
+    core: Core, opened: Opened, missing: list[int], given_up: Flag
+) -> dict[int, NDArray[np.float32]]:
     """Read again what the model read when it met the last missing token first, then the rest."""
     found: dict[int, NDArray[np.float32]] = {}
     while missing:
-        found |= _read_again(core, opened, missing)
+        found |= _read_again(core, opened, missing, given_up)
         missing = [position for position in missing if position not in found]
     return found
 
 
-def _read_again(core: Core, opened: Opened, missing: list[int]) -> dict[int, NDArray[np.float32]]:
+def _read_again(
+    core: Core, opened: Opened, missing: list[int], given_up: Flag
+) -> dict[int, NDArray[np.float32]]:
     """One prompt up to the last missing position; what it gives of all that were first read in it.
 
     Everything else that it gives is stored too: the next click is likely to be nearby.
@@ -98,6 +117,7 @@ def _read_again(core: Core, opened: Opened, missing: list[int]) -> dict[int, NDA
     ids = [conversation.tokens[position].id for position in seen]
     decoder = Decoder(core.loaded.model)
     for start in range(0, len(seen), PIECE_TOKENS):
+        check_wanted(given_up)
         piece = seen[start : start + PIECE_TOKENS]
         read = core.computer.run(
             Urgency.CLICK, partial(_extend, decoder, ids[start : start + PIECE_TOKENS])

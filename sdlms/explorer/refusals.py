@@ -37,6 +37,12 @@ class TooMany(Refusal):
     status = 429
 
 
+class GivenUp(Refusal):
+    """Nobody waits for the answer any more; nobody reads this either."""
+
+    status = 503
+
+
 class Closed(Refusal):
     """The explorer is being shut down."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from importlib import metadata
+from threading import Event as Flag
 from typing import Any
 
 from sdlms.explorer.admission import check_characters, check_text
@@ -22,6 +23,7 @@ from sdlms.explorer.questions import (
     Question,
     SearchQuestion,
 )
+from sdlms.explorer.rereading import NEVER
 from sdlms.explorer.searching import overview, search
 from sdlms.explorer.settings import ExplorerSettings
 from sdlms.explorer.shapes import Event, Json, state_json
@@ -128,12 +130,22 @@ class Explorer:
 
     def activations(self, conversation_id: str, position: int, question: Question) -> Pieces[Json]:
         """A click: first the header, then each state, the final one first."""
-        opened = self._shelf.get(conversation_id)
-        return Pieces(activations(self._core, self._filler, opened, position, question))
+        opened, given_up = self._shelf.get(conversation_id), Flag()
+        panels = activations(self._core, self._filler, opened, position, question, given_up)
+        return Pieces(panels, given_up)
 
-    def attention(self, conversation_id: str, position: int, layers: Sequence[int] | None) -> Json:
-        """What a position attended to, by layer and head, when the model read it first."""
-        return attention(self._core, self._shelf.get(conversation_id), position, layers)
+    def attention(
+        self,
+        conversation_id: str,
+        position: int,
+        layers: Sequence[int] | None,
+        given_up: Flag = NEVER,
+    ) -> Json:
+        """What a position attended to, by layer and head, when the model read it first.
+
+        Who sets `given_up` does not wait for it any more.
+        """
+        return attention(self._core, self._shelf.get(conversation_id), position, layers, given_up)
 
     def search(self, conversation_id: str, question: SearchQuestion) -> Json:
         """Where a token is among the likeliest that are stored."""
@@ -145,7 +157,7 @@ class Explorer:
 
     def export(self, conversation_id: str, format: ExportFormat) -> Pieces[str]:
         """A file of the conversation and its lens rows, in pieces."""
-        return Pieces(export(self._core, self._shelf.get(conversation_id), format))
+        return Pieces.begun(export(self._core, self._shelf.get(conversation_id), format))
 
     def tokens_of(self, text: str) -> list[Json]:
         """How a text is cut into tokens."""

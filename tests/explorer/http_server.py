@@ -1,5 +1,6 @@
 """A real HTTP server in a thread."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,3 +31,11 @@ def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
 def wait_until(happened: threading.Event) -> None:
     """Wait for something that another thread does."""
     assert happened.wait(PATIENCE_SECONDS)
+
+
+def ask(host: str, path: str) -> socket.socket:
+    """A request whose answer nobody has read yet."""
+    name, _, port = host.partition(":")
+    caller = socket.create_connection((name, int(port)))
+    caller.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    return caller

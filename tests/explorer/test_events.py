@@ -20,9 +20,17 @@ def numbers(log: list[str], given_up: threading.Event | None = None) -> Generato
         log.append("ended")
 
 
-def test_the_first_piece_is_made_at_once_and_none_is_lost() -> None:
+def test_nothing_is_made_before_it_is_asked_for() -> None:
     log: list[str] = []
     pieces = Pieces(numbers(log))
+    assert log == []
+    assert next(pieces) == 0
+    assert log == ["made 0"]
+
+
+def test_the_first_piece_may_be_made_at_once_and_none_is_lost() -> None:
+    log: list[str] = []
+    pieces = Pieces.begun(numbers(log))
     assert log == ["made 0"]
     assert list(pieces) == [0, 1, 2, 3, 4]
 
@@ -33,19 +41,32 @@ def test_what_is_refused_is_refused_before_there_are_pieces() -> None:
         yield 0
 
     with pytest.raises(KeyError):
-        Pieces(refused())
+        Pieces.begun(refused())
 
 
 def test_an_answer_may_be_empty() -> None:
     assert list(Pieces(n for n in range(0))) == []
+    assert list(Pieces.begun(n for n in range(0))) == []
 
 
 def test_closing_ends_what_was_begun() -> None:
     log: list[str] = []
-    pieces = Pieces(numbers(log))
+    pieces = Pieces.begun(numbers(log))
     pieces.close()
     assert log == ["made 0", "ended"]
     pieces.close()
+
+
+def test_who_makes_an_item_learns_that_nobody_wants_it() -> None:
+    log: list[str] = []
+    given_up = threading.Event()
+    pieces = Pieces(numbers(log, given_up), given_up)
+    assert next(pieces) == 0
+    with ThreadPoolExecutor(1) as others:
+        rest = others.submit(list, pieces)
+        pieces.give_up()
+        assert rest.result() == []
+    assert log == ["made 0", "ended"]
 
 
 def test_a_piece_that_is_being_made_is_made_to_its_end_before_it_closes() -> None:

@@ -1,19 +1,26 @@
 """Hidden states: those that wait, those that are stored, and those that are computed again."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
 
+from sdlms.explorer import hidden
 from sdlms.explorer.core import HIDDEN
 from sdlms.explorer.hidden import hidden_of
 from sdlms.explorer.loaded import LoadedModel
 from sdlms.explorer.prompting import prompting_of
 from sdlms.explorer.questions import ChatRequest
+from sdlms.explorer.refusals import GivenUp
 from sdlms.explorer.service import Explorer
 from sdlms.lens.residuals import residuals
 from sdlms.lens.states import states_of
 from sdlms.models.architectures import n_layers
 from sdlms.models.chat import Message
+from sdlms.models.generating import Decoder, Step
 from sdlms.models.sampling import Sampling
 from tests.explorer.explorers import (
     click,
@@ -110,6 +117,43 @@ def test_what_is_computed_for_one_click_is_there_for_the_next() -> None:
             n_read = sum(read)
             click(explorer, talk, 8, context_size=3)
         assert sum(read) == n_read == 10
+
+
+def test_many_who_wait_for_one_text_have_it_read_once() -> None:
+    loaded = small_model()
+    with running(loaded) as explorer:
+        talk = two_turns(explorer)
+        forget(explorer, talk)
+        with counted_forwards(loaded) as read, ThreadPoolExecutor(8) as clients:
+            answers = list(clients.map(lambda _: click(explorer, talk, 9), range(8)))
+        assert sum(read) == 10
+        # Who came second has it from what was stored, in 16 bits.
+        assert all(largest_difference(states, answers[0][1]) < 2e-3 for _, states in answers)
+
+
+def test_a_text_that_nobody_waits_for_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hidden, "PIECE_TOKENS", 4)
+    loaded, given_up = small_model(), Event()
+    extend = Decoder.extend
+
+    def extended(decoder: Decoder, ids: Sequence[int]) -> Step:
+        given_up.set()
+        return extend(decoder, ids)
+
+    with running(loaded) as explorer:
+        talk = two_turns(explorer)
+        core, opened = core_of(explorer), opened_of(explorer, talk)
+        kept = hidden_of(core, opened, [9]).states
+        forget(explorer, talk)
+        monkeypatch.setattr(Decoder, "extend", extended)
+        with counted_forwards(loaded) as read, pytest.raises(GivenUp):
+            hidden_of(core, opened, [9], given_up=given_up)
+        assert sum(read) == 4
+        again = hidden_of(core, opened, [9]).states  # nobody else is held up
+        np.testing.assert_allclose(again, kept, atol=2e-3 * np.abs(kept).max(), rtol=0)
+        hidden_of(core, opened, [9], given_up=given_up)  # what is there costs nothing
 
 
 def test_each_token_is_computed_from_what_the_model_saw_when_it_read_it() -> None:

@@ -8,9 +8,10 @@ ends a generation.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from threading import Event as Flag
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from fastapi import HTTPException, Request
@@ -23,6 +24,7 @@ from sdlms.explorer.refusals import Refusal
 from sdlms.progress import LOGGER
 
 LINES = "application/x-ndjson"
+Result = TypeVar("Result")
 FAILED = "the server failed at this; its log says where"
 
 
@@ -38,6 +40,9 @@ class Items(Protocol):
 
     def __next__(self) -> Any:
         """Make one more item."""
+
+    def give_up(self) -> None:
+        """Say that nobody wants more; does not wait."""
 
     def close(self) -> None:
         """Make no more; what was begun is given up."""
@@ -112,6 +117,15 @@ async def last_event(items: Items, request: Request) -> dict[str, Any]:
     return {name: value for name, value in last.items() if name != "event"}
 
 
+async def while_wanted(request: Request, given_up: Flag, ask: Callable[[], Result]) -> Result:
+    """What `ask` returns, called in a thread; `given_up` is set when the client goes away."""
+    watcher = asyncio.create_task(_call_when_gone(request, given_up.set))
+    try:
+        return await run_in_threadpool(ask)
+    finally:
+        watcher.cancel()
+
+
 async def _send_soon(send: Send, message: Message) -> None:
     """Send, unless the connection takes nothing for too long.
 
@@ -126,9 +140,15 @@ async def _send_soon(send: Send, message: Message) -> None:
 
 async def _close_when_gone(items: Items, request: Request) -> None:
     """Close the items when the client goes away; the body has been read."""
+    await _call_when_gone(request, items.give_up)
+    await _close(items)
+
+
+async def _call_when_gone(request: Request, callback: Callable[[], None]) -> None:
+    """Wait until the client goes away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    await _close(items)
+    callback()
 
 
 async def _lines(items: Items) -> AsyncIterator[bytes]:
@@ -150,6 +170,10 @@ def _line(item: Mapping[str, Any]) -> bytes:
 
 
 async def _close(items: Items) -> None:
-    """Close the items, also where this task was cancelled."""
+    """Close the items, also where this task was cancelled.
+
+    They are given up before a thread is there to close them: all may be at work on such items.
+    """
+    items.give_up()
     with anyio.CancelScope(shield=True):
         await run_in_threadpool(items.close)

@@ -1,10 +1,9 @@
 """Streams over real HTTP: they come as they are made, end with what went wrong, and are closed."""
 
 import json
-import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -12,10 +11,17 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
+from sdlms.explorer.events import Pieces
 from sdlms.explorer.http import streaming
-from sdlms.explorer.http.streaming import FAILED, file_stream, last_event, line_stream
+from sdlms.explorer.http.streaming import (
+    FAILED,
+    file_stream,
+    last_event,
+    line_stream,
+    while_wanted,
+)
 from sdlms.explorer.refusals import TooLarge
-from tests.explorer.http_server import served, wait_until
+from tests.explorer.http_server import ask, served, wait_until
 
 
 class Endless:
@@ -33,6 +39,9 @@ class Endless:
         self.n_made += 1
         self.closed.wait(0.01)
         return {"event": "token", "number": self.n_made}
+
+    def give_up(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed.set()
@@ -68,14 +77,6 @@ def app_of(items: Any) -> FastAPI:
     return app
 
 
-def ask(host: str, path: str) -> socket.socket:
-    """A request whose answer nobody has read yet."""
-    name, _, port = host.partition(":")
-    caller = socket.create_connection((name, int(port)))
-    caller.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    return caller
-
-
 @pytest.mark.parametrize("path", ["/lines", "/last"])
 @pytest.mark.parametrize("kind", [Endless, Stuck])
 def test_a_client_that_goes_away_closes_the_items(path: str, kind: type[Endless]) -> None:
@@ -86,6 +87,27 @@ def test_a_client_that_goes_away_closes_the_items(path: str, kind: type[Endless]
         assert not items.closed.is_set()
         caller.close()
         wait_until(items.closed)
+
+
+def test_what_is_asked_is_given_up_when_the_client_goes_away() -> None:
+    begun, given_up = threading.Event(), threading.Event()
+    app = FastAPI()
+
+    def answer() -> str:
+        begun.set()
+        wait_until(given_up)
+        return "late"
+
+    @app.get("/asked", response_model=None)
+    async def asked(request: Request) -> Response:
+        return JSONResponse(await while_wanted(request, given_up, answer))
+
+    with served(app) as host:
+        caller = ask(host, "/asked")
+        wait_until(begun)
+        assert not given_up.is_set()
+        caller.close()
+        wait_until(given_up)
 
 
 class Wide(Endless):
@@ -136,13 +158,13 @@ def test_a_server_that_stops_closes_the_items() -> None:
 def test_lines_come_while_the_next_is_made() -> None:
     go_on = threading.Event()
 
-    def items() -> Iterator[Any]:
+    def items() -> Generator[Any]:
         yield {"text": "né ☕\n"}
         wait_until(go_on)
         yield {"second": 2}
 
     with (
-        served(app_of(items())) as host,
+        served(app_of(Pieces(items()))) as host,
         httpx.stream("GET", f"http://{host}/lines") as response,
     ):
         lines = response.iter_lines()
@@ -155,36 +177,36 @@ def test_lines_come_while_the_next_is_made() -> None:
 def test_items_are_closed_at_their_end_too() -> None:
     closed = threading.Event()
 
-    def items() -> Iterator[Any]:
+    def items() -> Generator[Any]:
         try:
             yield {"event": "start", "a": 1}
             yield {"event": "done", "a": 2}
         finally:
             closed.set()
 
-    with served(app_of(items())) as host:
+    with served(app_of(Pieces(items()))) as host:
         assert httpx.get(f"http://{host}/last").json() == {"a": 2}
     assert closed.is_set()
 
 
 def test_a_refusal_on_the_way_is_the_last_line() -> None:
-    def items() -> Iterator[Any]:
+    def items() -> Generator[Any]:
         yield {"event": "start"}
         raise TooLarge("too long")
 
-    with served(app_of(items())) as host:
+    with served(app_of(Pieces(items()))) as host:
         response = httpx.get(f"http://{host}/lines")
     last = json.loads(response.text.splitlines()[-1])
     assert last == {"event": "error", "status": 413, "detail": "too long"}
 
 
 def test_a_bug_on_the_way_says_so_and_breaks_the_answer_off() -> None:
-    def items() -> Iterator[Any]:
+    def items() -> Generator[Any]:
         yield {"event": "start"}
         raise RuntimeError("a bug")
 
     lines = []
-    with served(app_of(items())) as host:
+    with served(app_of(Pieces(items()))) as host:
         with httpx.stream("GET", f"http://{host}/lines") as response:
             with pytest.raises(httpx.RemoteProtocolError):
                 lines.extend(response.iter_lines())
@@ -193,11 +215,11 @@ def test_a_bug_on_the_way_says_so_and_breaks_the_answer_off() -> None:
 
 
 def test_an_error_event_is_the_status_of_what_has_no_lines() -> None:
-    def items() -> Iterator[Any]:
+    def items() -> Generator[Any]:
         yield {"event": "start"}
         yield {"event": "error", "status": 429, "detail": "busy"}
 
-    with served(app_of(items())) as host:
+    with served(app_of(Pieces(items()))) as host:
         response = httpx.get(f"http://{host}/last")
     assert (response.status_code, response.json()) == (429, {"detail": "busy"})
 
@@ -216,5 +238,5 @@ def test_a_file_comes_in_pieces_under_its_name() -> None:
     assert response.headers["content-type"].startswith("text/csv")
 
 
-def iter_of(*items: Any) -> Iterator[Any]:
-    yield from items
+def iter_of(*items: Any) -> Pieces[Any]:
+    return Pieces(item for item in items)

@@ -1,8 +1,10 @@
 """What the model would say: at a position, over a conversation, and where it looked."""
 
+from functools import partial
+from threading import Event as Flag
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from sdlms.explorer.http.answer_schemas import Attention, Matches, NamedTokens, Overview, Panel
@@ -17,7 +19,7 @@ from sdlms.explorer.http.request_schemas import (
     numbers_of,
 )
 from sdlms.explorer.http.routes.describing import TheExplorer, answers
-from sdlms.explorer.http.streaming import line_stream
+from sdlms.explorer.http.streaming import line_stream, while_wanted
 from sdlms.explorer.refusals import BadRequest
 
 PANEL = (
@@ -56,14 +58,17 @@ def activations(
     response_model=None,
     responses=answers(Attention, 404),
 )
-def attention(
+async def attention(
     conversation_id: ConversationId,
     position: Position,
     explorer: TheExplorer,
     query: Annotated[AttentionQuery, Query()],
+    request: Request,
 ) -> Response:
-    """Where the token at a position looked, by layer and head."""
-    return JSONResponse(explorer.attention(conversation_id, position, numbers_of(query.layers)))
+    """Where the token at a position looked, by layer and head; given up when the client goes."""
+    layers, given_up = numbers_of(query.layers), Flag()
+    ask = partial(explorer.attention, conversation_id, position, layers, given_up)
+    return JSONResponse(await while_wanted(request, given_up, ask))
 
 
 @router.get("/search/{conversation_id}", response_model=None, responses=answers(Matches, 400, 404))

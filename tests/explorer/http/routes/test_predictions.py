@@ -2,10 +2,18 @@
 
 import json
 import math
+from pathlib import Path
+from threading import Event
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 from starlette.testclient import TestClient
+
+from sdlms.explorer.http.server import create_app
+from sdlms.models.attention_rows import AttentionReading
+from tests.explorer.http_server import ask, served, wait_until
+from tests.explorer.small import small_explorer
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +179,38 @@ def test_tokens_are_named_by_text_or_by_id(client: TestClient) -> None:
 )
 def test_no_token_is_refused(client: TestClient, query: str, status: int) -> None:
     assert client.get(f"/api/tokens?{query}").status_code == status
+
+
+def test_attention_that_nobody_waits_for_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = Event(), Event()
+    n_begun = 0
+    read_piece = AttentionReading.read_piece
+
+    def held(reading: AttentionReading) -> None:
+        nonlocal n_begun
+        n_begun += 1
+        begun.set()
+        wait_until(goes_on)
+        read_piece(reading)
+
+    monkeypatch.setattr(AttentionReading, "read_piece", held)
+    explorer = small_explorer(tmp_path)
+    try:
+        with served(create_app(explorer)) as host:
+            body = {"text": "What is two plus two?", "max_new_tokens": 4}
+            said = httpx.post(f"http://{host}/api/chat", json=body, timeout=60).json()
+            path = f"/api/attention/{said['conversation_id']}/9"
+            first = ask(host, path)
+            wait_until(begun)
+            for caller in [ask(host, path) for _ in range(80)]:  # more than there are threads
+                caller.close()
+            assert httpx.get(f"http://{host}/api/health", timeout=30).status_code == 200
+            first.close()
+            goes_on.set()
+            found = httpx.get(f"http://{host}{path}", timeout=60).json()
+            assert found["positions"] == list(range(10))
+    finally:
+        explorer.close()
+    assert n_begun == 2  # of the first, and of the one that was waited for
