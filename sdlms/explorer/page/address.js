@@ -1,13 +1,14 @@
 /** The page's address keeps what is shown, so that a reload or a link brings it back. */
 
-import { begin, openConversation } from "./conversations.js";
+import { isMeasure } from "./colours.js";
+import { begin, hasAsked, openConversation } from "./conversations.js";
 
 const KEPT = ["conversation", "selected", "view", "lens", "colour", "pins"];
 const VIEWS = ["list", "heatmap"];
 
 /** Show what the address says, then keep the address up to date. */
 export async function mountAddress(store, api) {
-  await follow(store, api, () => {}); // a message may have been sent already
+  await follow(store, api, { isFirst: true });
   let written = location.hash;
   const write = (state) => {
     const hash = hashOf(state);
@@ -23,7 +24,7 @@ export async function mountAddress(store, api) {
   window.addEventListener("hashchange", () => {
     if (location.hash === written) return;
     written = location.hash;
-    follow(store, api, begin);
+    follow(store, api, { isFirst: false });
   });
 }
 
@@ -38,18 +39,19 @@ function hashOf({ conversation, selected, view, lens, colour, pins }) {
   return `#${parts.toString().replaceAll("%2C", ",").replaceAll("%3A", ":")}`;
 }
 
-/** `close(store)` is called where the address names no conversation and one is open. */
-async function follow(store, api, close) {
+/** Show what the address says; the first time nothing is closed: a message may have been sent already. */
+async function follow(store, api, { isFirst }) {
   const parts = new URLSearchParams(location.hash.slice(1));
   const { info, conversation } = store.get();
   const patch = {};
   if (VIEWS.includes(parts.get("view"))) patch.view = parts.get("view");
   if (info?.lenses.includes(parts.get("lens"))) patch.lens = parts.get("lens");
-  if (parts.get("colour")) patch.colour = parts.get("colour");
+  if (isMeasure(parts.get("colour") ?? "")) patch.colour = parts.get("colour");
   store.set(patch);
+  if (isFirst && hasAsked()) return; // the reader was faster than the page
   const id = parts.get("conv");
   const position = parts.has("pos") ? Number(parts.get("pos")) : null;
-  if (!id) return conversation ? close(store) : undefined;
+  if (!id) return conversation && !isFirst ? begin(store) : undefined;
   if (id === conversation?.conversation_id) return store.select(position);
   await openConversation(store, api, id, position);
 }

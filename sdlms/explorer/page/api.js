@@ -29,7 +29,7 @@ export async function deleteConversation(id) {
   forgetPanels(id);
 }
 
-/** Attention of the token at `position`: `{position, positions, layers: [{layer, heads}]}`. */
+/** Attention of the token at `position`: `{position, positions, layers: [{layer, heads}], n_left_out, left_out_layers}`. */
 export const attention = (id, position, signal) =>
   asJson(`api/attention/${path(id)}/${position}`, { signal });
 
@@ -217,7 +217,7 @@ function request(wanted, key) {
     listeners: new Set(),
     abort: new AbortController(),
   };
-  panels.set(key, entry);
+  refresh(entry);
   receive(entry, wanted);
   return entry;
 }
@@ -256,6 +256,7 @@ function tell(entry) {
   for (const listener of entry.listeners) listener(entry);
 }
 
+/** The entry is the one that was used last; those that nobody looked at for longest go. */
 function refresh(entry) {
   panels.delete(entry.key);
   panels.set(entry.key, entry);

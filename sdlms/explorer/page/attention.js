@@ -5,9 +5,11 @@ import { counted, el, shownText } from "./dom.js";
 import { isOpen, onOpen } from "./readings.js";
 
 const COLUMNS = 16;
+const SETTLED_MS = 150;
 
 export function mount(container, store, api) {
-  let shown = null; // {key, first, answer}
+  let shown = null; // {key, answer}
+  let timer = 0;
   let running = null;
   let columns = "near";
   const opened = new Set();
@@ -25,6 +27,13 @@ export function mount(container, store, api) {
   function redraw(chosen) {
     columns = chosen;
     draw();
+  }
+
+  /** A reader who walks over tokens asks for the one that he stops at. */
+  function plan() {
+    clearTimeout(timer);
+    running?.abort();
+    timer = setTimeout(load, SETTLED_MS);
   }
 
   async function load() {
@@ -55,7 +64,7 @@ export function mount(container, store, api) {
     body.replaceChildren(table(shown.answer, tokens, columns, opened));
   }
 
-  store.on("selected", load);
+  store.on("selected", plan);
   onOpen(container, load);
   load();
 }

@@ -184,9 +184,11 @@ const isUnreachable = (store) => store.get().errors.some((error) => error.isUnre
 async function refresh(store, api) {
   try {
     store.set({ cacheStatus: await api.cacheStatus() });
-    if (isUnreachable(store)) await refreshLists(store, api);
-  } catch {
-    // The next thing that the reader does says that the server is gone.
+    if (!isUnreachable(store)) return;
+    store.set({ info: await api.modelInfo() }); // it may be another model's server now
+    await refreshLists(store, api);
+  } catch (error) {
+    if (!isUnreachable(store)) store.fail(error);
   }
 }
 

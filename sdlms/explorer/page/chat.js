@@ -5,6 +5,7 @@ import { followReply, refreshLists } from "./replies.js";
 import { createTokens } from "./tokens.js";
 
 const HOVER_MS = 80;
+const NEAR_END = 40; // pixels
 
 /** Fill `#messages`, `#composer` and `#title`. */
 export function mountChat(store, api) {
@@ -29,6 +30,7 @@ export function mountChat(store, api) {
   for (const away of ["wheel", "touchmove"]) {
     container.addEventListener(away, () => (isFollowing = false), { passive: true });
   }
+  container.addEventListener("scroll", () => (isFollowing = isAtEnd(container)), { passive: true });
   store.on(["tokens", "conversation", "busy"], draw);
   store.on(["selected", "compare", "panel"], (state) => mark(tokens, state));
   store.on("selected", ({ selected }) => {
@@ -39,6 +41,11 @@ export function mountChat(store, api) {
   mountClicks(container, store, api);
   mountComposer(store, api);
   mountTitle(store, api);
+}
+
+/** Whether the last lines are in view. */
+function isAtEnd({ scrollTop, clientHeight, scrollHeight }) {
+  return scrollTop + clientHeight > scrollHeight - NEAR_END;
 }
 
 function welcome() {

@@ -60,13 +60,16 @@ const MEASURES = {
   },
 };
 
+/** Whether `colour` names a measure. */
+export const isMeasure = (colour) => Object.hasOwn(MEASURES, colour.split(":")[0]);
+
 /**
  * The measure that `colour` names ("kl", "pin_rank:ID"), with the pin's id taken in:
  * `{label, unit, ends(info), of(cell) -> value|null, step(value), text(value)}`.
  */
 export function measureOf(colour, info, pins = []) {
   const [name, id] = colour.split(":");
-  const known = MEASURES[name] ? name : "probability";
+  const known = isMeasure(colour) ? name : "probability";
   const measure = MEASURES[known];
   const pin = pins.find((one) => one.token_id === Number(id)) ?? pins[0];
   const isOfPin = known === "pin_rank" && pin;

@@ -1,6 +1,6 @@
 /** The list of conversations: open, keep, delete, begin a new one. */
 
-import { counted, el } from "./dom.js";
+import { counted, el, keepingFocus } from "./dom.js";
 
 const SURE_MS = 4000;
 
@@ -8,11 +8,9 @@ const SURE_MS = 4000;
 export function mountConversations(store, api) {
   const list = document.getElementById("conversation-list");
   const draw = (state) => {
-    const focused = document.activeElement?.dataset?.testid;
     const items = state.conversations.map((one) => item(one, state, store, api));
     const none = el("li", { class: "note" }, "No conversation yet.");
-    list.replaceChildren(...(items.length ? items : [none]));
-    if (focused) list.querySelector(`[data-testid="${CSS.escape(focused)}"]`)?.focus();
+    keepingFocus(list, () => list.replaceChildren(...(items.length ? items : [none])));
   };
   store.on(["conversations", "conversation"], draw);
   draw(store.get());
@@ -22,15 +20,28 @@ export function mountConversations(store, api) {
   });
 }
 
+let nAsked = 0; // how often the reader has gone to another conversation
+
+/** Whether the reader has gone anywhere since the page was loaded. */
+export const hasAsked = () => nAsked > 0;
+
 /** An empty page for a new conversation; it exists for the server from its first message on. */
 export function begin(store) {
+  nAsked += 1;
   store.set({ conversation: null, tokens: [], selected: null, compare: null, panel: null });
 }
 
-/** Open a conversation, and the panel of its token at `position` unless null. */
+/**
+ * Open a conversation, and the panel of its token at `position` unless null; not where the reader
+ * has gone elsewhere, or sent a message, before it came.
+ */
 export async function openConversation(store, api, id, position = null) {
+  nAsked += 1;
+  const number = nAsked;
+  const wasBusy = store.get().busy !== null;
   try {
     const { tokens, ...conversation } = await api.conversation(id);
+    if (number !== nAsked || (store.get().busy && !wasBusy)) return false;
     const selected = tokens[position] ? { conversation: id, position } : null;
     store.set({ conversation, tokens, selected, compare: null, panel: null });
     return true;

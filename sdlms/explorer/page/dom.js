@@ -55,6 +55,15 @@ export function shownText(token) {
   return token.text === "" && token.pieces ? `⟨${token.pieces}⟩` : visible(token.text);
 }
 
+/** Draw anew what is in `container`: the focus stays on what has the same `data-testid` then. */
+export function keepingFocus(container, draw) {
+  const active = document.activeElement;
+  const name = container.contains(active) ? active.dataset.testid : undefined;
+  draw();
+  if (!name || container.contains(document.activeElement)) return;
+  container.querySelector(`[data-testid="${CSS.escape(name)}"]`)?.focus({ preventScroll: true });
+}
+
 /** Calls `draw` in the next frame, once however often it is asked for: layout is known then anyway. */
 export function onceAFrame(draw) {
   let frame = 0;

@@ -22,6 +22,7 @@ export function createHeatmap(container, store) {
 
   head.addEventListener("click", (event) => columnClicked(event, store));
   table.addEventListener("keydown", (event) => moved(event, table, store));
+  table.addEventListener("focusin", ({ target }) => target.matches(".cell") && makeStop(table, target));
 
   // The clicked token's column is the last.
   const scroll = onceAFrame(() => (box.scrollLeft = box.scrollWidth));
@@ -35,8 +36,10 @@ export function createHeatmap(container, store) {
       tooltip.hide();
       current.columns = columns;
       const hasCells = hasRows && current.rows[0]?.cells.length === panel.header.positions.length;
+      const focused = table.contains(document.activeElement) ? document.activeElement : null;
       if (!hasCells) current.rows = rebuilt(body, panel.header);
       relabel(head, current.rows, panel.header);
+      if (focused) clickedOf(focused, head, current.rows)?.focus({ preventScroll: true });
       scroll();
     }
     fill(current, panel, state);
@@ -55,7 +58,8 @@ function rebuilt(body, { positions, n_states: count }) {
   });
   body.replaceChildren(...rows.map((row) => row.node).reverse());
   body.closest("table").style.setProperty("--columns", String(positions.length));
-  rows.at(-1)?.cells.at(-1)?.setAttribute("tabindex", "0");
+  const stop = rows.at(-1)?.cells.at(-1);
+  if (stop) stop.tabIndex = 0;
   return rows;
 }
 
@@ -156,6 +160,18 @@ function columnClicked(event, store) {
   if (button) store.select(Number(button.dataset.position));
 }
 
+/** The cell that Tab comes to: the one that had the focus last. */
+function makeStop(table, cell) {
+  for (const other of table.querySelectorAll(".cell[tabindex='0']")) other.tabIndex = -1;
+  cell.tabIndex = 0;
+}
+
+/** Where the focus goes when another token was clicked: to its column, in the same row. */
+function clickedOf(focused, head, rows) {
+  const row = rows[Number(focused.dataset.index)];
+  return row ? row.cells.at(-1) : head.querySelector("th:last-child button");
+}
+
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 /** Arrows walk over the cells, Enter shows the token of the cell's column. */
@@ -170,8 +186,6 @@ function moved(event, table, store) {
   const row = table.tBodies[0].rows[cell.parentNode.sectionRowIndex + down];
   const target = row?.cells[cell.cellIndex + right];
   if (!target?.classList.contains("cell")) return;
-  cell.tabIndex = -1;
-  target.tabIndex = 0;
   target.focus();
   store.set({ layer: Number(target.dataset.index) });
 }

@@ -38,7 +38,7 @@ export function mountKeyboard(store) {
 
 /** Whether the focus is where keys have a meaning of their own. */
 function isTyping(target) {
-  return Boolean(target.closest?.("input, textarea, select, [contenteditable], [role=slider]"));
+  return Boolean(target.closest?.("input, textarea, select, [contenteditable], [role=slider], .scroller"));
 }
 
 function fillKeys(dialog) {

@@ -1,7 +1,7 @@
 /** The list view: a row for each layer, the final one on top, with its five likeliest tokens. */
 
 import { colourClass, measureOf } from "./colours.js";
-import { el, percent, stateName, visible } from "./dom.js";
+import { el, keepingFocus, percent, stateName, visible } from "./dom.js";
 
 const N_TOP = 5;
 
@@ -27,13 +27,14 @@ export function createListView(container, store) {
     const measure = measureOf(state.colour, state.info, state.pins);
     measureHead.textContent = shortLabel(state.colour);
     measureHead.title = measure.unit;
-    rows.forEach((row, index) => {
+    const fill = (row, index) => {
       const found = panel.states.get(index) ?? null;
       if (row.state === found && drawn === wanted) return;
       row.state = found;
       if (found) fillRow(row.node, found, { measure, state });
       else emptyRow(row.node, state.info?.states[index], index);
-    });
+    };
+    keepingFocus(body, () => rows.forEach(fill));
     drawn = wanted;
   };
 
@@ -83,11 +84,11 @@ function fillRow(node, found, { measure, state }) {
   node.replaceChildren(
     el("th", { scope: "row", class: "layer-name" }, stateName(found)),
     el("td", { class: `measure ${look}` }, shown),
-    ...predictions.map((top) => el("td", {}, prediction(top, cell.next, pinOf.get(top.token_id)))),
+    ...predictions.map((top) => el("td", {}, prediction(found.index, top, cell.next, pinOf.get(top.token_id)))),
   );
 }
 
-function prediction(top, next, pin) {
+function prediction(index, top, next, pin) {
   const isActual = next?.token_id === top.token_id;
   const look = ["prediction", isActual && "actual", pin && `pinned pin-${pin.slot}`].filter(Boolean);
   const shown = visible(top.text);
@@ -101,7 +102,7 @@ function prediction(top, next, pin) {
       title: title + hint,
       "aria-label": title + (isActual ? ", the actual next token" : "") + ". Pin",
       "aria-pressed": String(Boolean(pin)),
-      dataset: { tokenId: top.token_id, text: top.text },
+      dataset: { testid: `prediction-${index}-${top.token_id}`, tokenId: top.token_id, text: top.text },
     },
     el("span", { class: "prediction-text" }, shown),
     el("span", { class: "prediction-share" }, percent(top.probability)),
@@ -114,9 +115,7 @@ function pinClicked(event, store) {
   const button = event.target.closest(".prediction");
   if (!button) return;
   const { tokenId, text } = button.dataset;
-  const row = button.closest("tr").dataset.index;
   store.togglePin({ token_id: Number(tokenId), text });
-  document.querySelector(`.layers [data-index="${row}"] [data-token-id="${tokenId}"]`)?.focus();
 }
 
 /** Mark the row of the keyboard and that from which on the final top-1 stays. */

@@ -43,6 +43,7 @@ export function mount(container, store, api) {
   let running = null;
 
   const idOf = ({ conversation }) => conversation?.conversation_id ?? null;
+  const keyOf = (state) => `${idOf(state)}/${state.lens}`;
 
   function plan(delay) {
     clearTimeout(timer);
@@ -57,7 +58,7 @@ export function mount(container, store, api) {
     running = new AbortController();
     try {
       const answer = await api.overview(id, state.lens, running.signal);
-      if (idOf(store.get()) !== id) return;
+      if (keyOf(store.get()) !== keyOf(state)) return;
       rows = rowsOf(answer);
       drawSoon();
       if (answer.n_unfilled > 0) plan(AGAIN_MS);
@@ -99,7 +100,7 @@ export function mount(container, store, api) {
   });
 
   store.on(["conversation", "lens", "tokens", "busy"], (state) => {
-    const key = `${idOf(state)}/${state.lens}`;
+    const key = keyOf(state);
     if (key !== shownId) rows = new Map();
     shownId = key;
     drawSoon();

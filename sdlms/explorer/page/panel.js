@@ -2,7 +2,7 @@
 
 import { prefetchAt } from "./chat.js";
 import { legendOf, measureChoices, measureOf } from "./colours.js";
-import { counted, el, shownText, visible } from "./dom.js";
+import { counted, el, keepingFocus, shownText, visible } from "./dom.js";
 import { createHeatmap } from "./heatmap.js";
 import { createListView } from "./list_view.js";
 
@@ -26,7 +26,8 @@ export function mountPanel(store, api) {
     panel.hidden = !state.selected;
     panel.dataset.status = state.panel?.status ?? "";
     panel.setAttribute("aria-busy", String(state.panel?.status === "loading"));
-    drawHead(store, state);
+    const head = document.getElementById("panel-head");
+    keepingFocus(head, () => drawHead(head, store, state));
   });
   store.on(["view", "colour", "pins", "lens", "info"], drawSwitches); // a view scrolls once it is shown
   store.on(["panel", "view", "colour", "pins", "info", "layer"], (state) => {
@@ -71,11 +72,11 @@ function mountReading(store, api) {
       if (entry.status === "loading") return painter.soon(show);
       painter.now(show);
       if (entry.status === "done") prefetchNeighbours(wanted.position);
-      else reading = "";
+      else reading = null; // asked for once more, it is read again
     });
     if (!isOver) store.set({ panel: placeholder(state, wanted) }); // drawn while the server is at it
   };
-  store.on(["selected", "lens", "pins", "busy"], read);
+  store.on(["selected", "lens", "pins", "busy", "tokens"], read);
 }
 
 /**
@@ -169,8 +170,7 @@ function aligned(states, count) {
 
 // ---------------------------------------------------------------- head
 
-function drawHead(store, { panel, selected, tokens, info }) {
-  const head = document.getElementById("panel-head");
+function drawHead(head, store, { panel, selected, tokens, info }) {
   const token = selected && tokens[selected.position];
   if (!token) return head.replaceChildren();
   const header = panel?.header;

@@ -1,7 +1,7 @@
 /** The reply once more from another token: a new conversation; the old one stays. */
 
 import { followReply } from "./replies.js";
-import { el, percent, shownText, visible } from "./dom.js";
+import { el, keepingFocus, percent, shownText, visible } from "./dom.js";
 import { isOpen, onOpen, statesOf } from "./readings.js";
 
 export function mount(container, store, api) {
@@ -27,17 +27,19 @@ export function mount(container, store, api) {
 
   async function fromText(event) {
     event.preventDefault();
+    const { selected } = store.get();
     try {
       const { tokens } = await api.tokensOf(field.value);
-      if (tokens.length === 1) await start(tokens[0].token_id);
+      if (tokens.length === 1) await start(tokens[0].token_id, selected);
       else said.textContent = `“${visible(field.value)}” is ${tokens.length} tokens; one is needed.`;
     } catch (error) {
       said.textContent = error.message;
     }
   }
 
-  async function start(tokenId) {
-    const { selected, settings } = store.get();
+  async function start(tokenId, selected) {
+    const { busy, settings } = store.get();
+    if (busy || !selected) return;
     const request = { position: selected.position, token_id: tokenId, ...settings };
     await followReply(store, api, (onEvent, signal) =>
       api.regenerate(selected.conversation, request, onEvent, signal),
@@ -52,7 +54,10 @@ export function mount(container, store, api) {
     submit.disabled = Boolean(state.busy);
     const alternatives = refused ? [] : alternativesOf(state);
     said.textContent = refused ?? question(state, alternatives);
-    list.replaceChildren(...alternatives.map((each) => choice(each, start, Boolean(state.busy))));
+    const choose = (tokenId) => start(tokenId, state.selected);
+    keepingFocus(list, () =>
+      list.replaceChildren(...alternatives.map((each) => choice(each, choose, Boolean(state.busy)))),
+    );
   }
 
   store.on(["panel", "selected", "busy", "tokens"], show);

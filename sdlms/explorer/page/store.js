@@ -61,6 +61,7 @@ export function createStore(start = {}) {
   let state = { ...START, ...start };
   const listeners = new Set();
   let nextError = 1;
+  let isFailing = false;
 
   /** One that fails keeps none of the others from being told, nor the caller of `set` from going on. */
   const call = (callback) => {
@@ -68,6 +69,10 @@ export function createStore(start = {}) {
       callback(state);
     } catch (error) {
       reportError(error);
+      if (isFailing) return; // it is the line itself that cannot be shown
+      isFailing = true;
+      store.fail(`A part of the page failed, the rest goes on (${error.message}).`);
+      isFailing = false;
     }
   };
 

@@ -32,7 +32,12 @@ export function createTooltip(table, contentOf) {
   table.addEventListener("pointerleave", hide);
   table.addEventListener("focusin", show);
   table.addEventListener("focusout", hide);
-  table.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+  const dismiss = (event) => {
+    if (event.key !== "Escape" || !owner) return;
+    hide();
+    event.preventDefault(); // it closes nothing else
+  };
+  document.addEventListener("keydown", dismiss, { capture: true }); // under the pointer it has no focus
   return { hide };
 }
 
