@@ -40,6 +40,7 @@ export function mount(container, store, api) {
     slider,
   );
   const empty = el("p", { class: "note" });
+  let room = 0; // pixels of the figure's width; to ask for it while drawing would cost a layout
   container.append(empty, controls, figure, read, legend, asTable);
 
   function show() {
@@ -57,8 +58,7 @@ export function mount(container, store, api) {
     slider.max = states.at(-1).index;
     slider.value = at.index;
     slider.setAttribute("aria-valuetext", stateName(at));
-    const width = Math.max(LEAST_WIDTH, figure.clientWidth);
-    figure.replaceChildren(drawing({ states, tokens, at, scale, width }, store));
+    figure.replaceChildren(drawing({ states, tokens, at, scale, width: Math.max(LEAST_WIDTH, room) }, store));
     read.textContent = readOut(at, tokens);
     legend.replaceChildren(...legendItems(tokens));
     table.replaceChildren(...(asTable.open ? [tabled(states, tokens)] : []));
@@ -66,10 +66,10 @@ export function mount(container, store, api) {
 
   store.on(["panel", "pins", "layer"], show);
   onOpen(container, show);
-  let width = 0;
-  new ResizeObserver(() => {
-    if (figure.clientWidth === width) return;
-    width = figure.clientWidth;
+  new ResizeObserver(([{ contentRect }]) => {
+    const width = Math.floor(contentRect.width);
+    if (width === room) return;
+    room = width;
     show();
   }).observe(figure);
   show();
