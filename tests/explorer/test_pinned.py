@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sdlms.explorer.answers import Pinned, agreeing
+from sdlms.explorer.pinned import Pinned, agreeing
 
 LIKELIEST = np.array([[7, 3, 9], [1, 2, 3]])
 SHARES = np.array([[0.5, 0.2, 0.1], [0.4, 0.4, 0.05]], np.float32)
