@@ -70,13 +70,16 @@ def find_tuned(artifacts: Path, named: str) -> Saved:
 
     Args:
         artifacts: the artifacts folder.
-        named: a folder (ours or of the tuned-lens library), or a run by path or name; `latest` is
-            the newest complete run that trained a lens.
+        named: a folder (ours or of the tuned-lens library), or a run by path or name, with the
+            lens' folder in it or without; `latest` is the newest complete run that trained one.
 
     Raises:
         UserError: there is no such folder or run, or the run trained no lens.
     """
     path = Path(named).expanduser()
+    above = path.resolve().parent
+    if path.name == TUNED_FOLDER and (above / META).is_file():
+        return find_tuned(artifacts, str(above))  # so that the run is recorded as read
     if path.is_dir() and not (path / META).is_file():
         return Saved(path, None)
     if path.is_file():

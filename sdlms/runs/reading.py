@@ -163,7 +163,7 @@ def find_any(artifacts: Path, reference: str) -> Run:
     if inside := [place for place in places if has_meta(place.parent) and _is_file(place)]:
         folder = inside[0].parent
         raise UserError(f"{reference} is no run, but lies in one. Give the run's folder: {folder}")
-    known = [run.name for run in list_runs(artifacts, partial=True)]
+    known = ["latest", *(run.name for run in list_runs(artifacts, partial=True))]
     close = difflib.get_close_matches(reference, known, n=1, cutoff=0.5)
     hint = f" Did you mean '{close[0]}'?" if close else " See: sdlms runs list"
     raise UserError(f"no run '{reference}' under {artifacts}/.{hint}")

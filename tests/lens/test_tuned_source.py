@@ -57,7 +57,7 @@ def test_a_run_that_trained_one_is_a_lens(tmp_path: Path) -> None:
             with pytest.raises(UserError, match=f"{run.name} trained no lens"):
                 find_tuned(tmp_path, run.name)
             continue
-        for word in (run.name, str(run.path), "latest"):
+        for word in (run.name, str(run.path), f"{run.path}/tuned_lens", "latest"):
             saved = find_tuned(tmp_path, word)
             assert saved.run is not None and saved.run.name == run.name
             assert torch.equal(saved.read(RECORD, 16).bias, TUNED.bias)
