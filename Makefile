@@ -1,9 +1,10 @@
 # make demo    set up, capture the embedded model on its tasks, draw a page of it
-# make pipeline  the whole study on the embedded models; CONFIG=configs/pipeline/pythia.toml others
+# make pipeline  the whole study on the embedded models, some twelve minutes on two cores;
+#                CONFIG=configs/pipeline/pythia.toml on others
 # make test    lint, types, tests (what CI runs)
 # make quick   the same without the slow tests
 # make bench   benchmarks against a bare forward, bare products, and the tools of others
-# make figures the README's pictures, from captures of the three embedded sizes
+# make figures the pictures of README and docs but the screenshots; runs make pipeline's study too
 
 PYTHON ?= python3
 TORCH_ARGS ?=
@@ -20,7 +21,7 @@ demo: $(VENV)/.installed
 	echo "  sparsity.csv    one row per layer, site and task" && \
 	echo "  activations.h5  every token's activations" && \
 	echo "  counts.h5       firing counts per neuron and document" && \
-	echo "  meta.jsonl      where they came from; check them with: $(BIN)/sdlms runs verify latest" && \
+	echo "  meta.jsonl      where they came from; check them with: $(BIN)/sdlms runs verify $${RUN##*/}" && \
 	echo "Open the page of them in a browser: $$REPORT/report.html"
 
 pipeline: $(VENV)/.installed-pipeline
@@ -53,7 +54,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-pipeline: $(VENV)/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[fast]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[datasets,fast]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

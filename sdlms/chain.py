@@ -57,7 +57,7 @@ class Step:
         """The words of its command line, behind `sdlms`.
 
         A run is named, not its path, so that the run's settings do not depend on the folder in
-        which it was started; but a path where one goes on behind it (`{step}/sae/layer_2`).
+        which it was started; but a path where one goes on behind it (`{step}/tuned_lens`).
 
         Args:
             runs: of the steps that were done; others stay as they are written.

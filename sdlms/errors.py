@@ -1,4 +1,4 @@
-"""The one exception type meant for the user, and the hint that its messages end with."""
+"""The exception meant for the user, and the hint that its messages end with."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,6 +13,10 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in a notebook, in the place of a traceback."""
         return [f"sdlms: {self}"]
+
+
+class AbsentError(UserError):
+    """A named file is not there; in a pipeline an earlier step may be going to write it."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ PAGES = sorted(
 )
 IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.png)\)\n\n(\*?)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 ELSEWHERE = ("http://", "https://", "mailto:")
 COMMANDS = sorted({*NAMED, "pipeline", "explore", "runs", "models"})
@@ -113,11 +114,43 @@ def test_every_page_is_reached() -> None:
     assert set(ROOT.glob("docs/*.md")) <= reached
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_a_page(command: str) -> None:
+def page_of(command: str) -> Path:
+    """The page that the README names for a command."""
     page = re.search(rf"\[`sdlms {command}`\]\((docs/[^)#]+\.md)", prose(ROOT / "README.md"))
     assert page, f"README links no page of sdlms {command}"
-    assert f"sdlms {command}" in (ROOT / page[1]).read_text(encoding="utf-8")
+    return ROOT / page[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_page(command: str) -> None:
+    assert f"sdlms {command}" in page_of(command).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", sorted({page_of(stage) for stage in NAMED}), ids=lambda p: p.stem)
+def test_the_page_of_a_stage_has_its_picture_with_words(page: Path) -> None:
+    pictures = PICTURE.findall(prose(page))
+    assert pictures
+    for alternative, file, caption in pictures:
+        assert alternative and caption, file
+        assert (page.parent / file).read_bytes().startswith(b"\x89PNG"), file
+
+
+def test_no_picture_is_left_over() -> None:
+    shown = {(page.parent / file).resolve() for page in PAGES for file in LINK.findall(prose(page))}
+    assert set((ROOT / "docs/figures").iterdir()) <= shown
+
+
+def test_the_steps_of_the_demo_are_described() -> None:
+    """By name, those that begin alike as `capture-small`, `-medium`; with files that runs hold."""
+    demo = tomllib.loads((ROOT / "configs/pipeline/demo.toml").read_text())["step"]
+    steps, files = set(), set()
+    for names, _, look in rows_of(prose(page_of("pipeline")), "step"):
+        first = quoted(names)[0]
+        base = re.sub(r"-(small|reinit)$", "", first)
+        steps |= {f"{base}{name}" if name.startswith("-") else name for name in quoted(names)}
+        files |= set(quoted(look))
+    assert steps == {step.get("name", step["stage"]) for step in demo}
+    assert files - {"report.html"} <= literals()
 
 
 def test_commands_are_all_there_are() -> None:

@@ -35,17 +35,6 @@ class Savings:
     limit_mlp: float
 
 
-def mlp_share(family: Family, n_up: int, kept: float) -> float:
-    """Share of the weights of an MLP's matrices that is read, all of them being of one size.
-
-    Args:
-        family: what the rule skips.
-        n_up: matrices into the neurons: 1, or 2 in a gated MLP.
-        kept: the kept fraction, of neurons or (`inputs`) of the matrices' bytes.
-    """
-    return (n_up + kept) / (n_up + 1) if family == "down" else kept
-
-
 def decode_savings(
     costs: ModelCosts, rule: str, kept: float, context: int, layers: Container[int] | None = None
 ) -> Savings:

@@ -8,13 +8,23 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.figures.panels import COLOURS, MARKERS, Row, add_title, legend_columns, numbers, table_of
+from sdlms.figures.panels import (
+    COLOURS,
+    GREY,
+    INTERVALS,
+    MARKERS,
+    Row,
+    add_title,
+    legend_columns,
+    numbers,
+    quieten,
+    rows_to_draw,
+)
 from sdlms.runs.reading import Run
 
 TABLE, STAGE = "ablation.csv", "si-modularity"
 MOST_COLUMNS = 2  # panels beside each other
 LEGEND_INCHES = 3.0  # that a series takes in the legend
-GREY = "#6E6E6E"
 # What is drawn of a task, from above: rows of which selection, which change, and its look.
 SERIES = (
     ("specialized", "in_task", "specialized units, in their task", COLOURS[0], 0),
@@ -43,7 +53,7 @@ def ablation_figure(run: Run, title: str) -> Figure:
     """
     if not (run.path / TABLE).is_file() and (run.path / "si_modularity.csv").is_file():
         raise UserError(f"{run.name} ablated nothing; make it with --ablate.")
-    rows = table_of(run, TABLE, STAGE)
+    rows = rows_to_draw(run, TABLE, STAGE)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     n_columns = min(MOST_COLUMNS, len(layers))
@@ -60,6 +70,7 @@ def ablation_figure(run: Run, title: str) -> Figure:
         panel.set_xlabel("change of the loss (nats per token)")
         panel.set_ylabel("" if number % n_columns else "task of the ablated units")
         panel.tick_params(labelbottom=True)
+    figure.align_ylabels()
     add_title(figure, title, NOTE)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
@@ -86,8 +97,7 @@ def _draw_layer(panel: Axes, rows: list[Row], tasks: list[str]) -> None:
     names = [f"{task}\n{readings.get(task, '')}" for task in tasks]
     panel.set_yticks(range(len(tasks)), names, fontsize=8)
     panel.set_ylim(len(tasks) - 0.5, -0.5)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="x", linewidth=0.4, alpha=0.5)
+    quieten(panel, "x")
     panel.hlines(
         np.arange(len(tasks) - 1) + 0.5,
         *(0, 1),
@@ -96,7 +106,6 @@ def _draw_layer(panel: Axes, rows: list[Row], tasks: list[str]) -> None:
         linewidth=0.4,
         alpha=0.3,
     )
-    panel.set_axisbelow(True)
 
 
 def _draw_points(
@@ -117,9 +126,7 @@ def _draw_points(
         fmt=marker,
         color=colour,
         markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        elinewidth=1.2,
+        **INTERVALS,
     )
     alone = np.isnan(ends).any(axis=0)
     panel.plot(

@@ -16,7 +16,7 @@ from sdlms.runs.reading import Run
 
 COMMUNITIES, TASKS, STAGE = "communities.csv", "community_tasks.csv", "si-modularity"
 MOST_ROWS = 12  # communities that are drawn of each layer, the largest
-MOST_COLUMNS = 3  # panels beside each other
+MOST_COLUMNS = 2  # panels beside each other: cells stay readable
 ALL = "all"  # the row of all scored units: what a community without a preference looks like
 NOTE = "numbers: % of the community's scored units that prefer the task; *: more than chance"
 

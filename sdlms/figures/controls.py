@@ -6,12 +6,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdlms.errors import UserError
-from sdlms.figures.panels import COLOURS, MARKERS, Row, add_title, numbers
+from sdlms.figures.panels import (
+    COLOURS,
+    INTERVALS,
+    MARKERS,
+    Row,
+    add_title,
+    legend_columns,
+    numbers,
+    quieten,
+    rows_to_draw,
+    told_apart,
+)
 from sdlms.runs.reading import Run
-from sdlms.storage.tables import read_table
 
-TABLE = "controls.csv"
+TABLE, STAGE = "controls.csv", "si-modularity"
 MEAN = "mean"
 # In the order of the legend; each colour and marker is always the same control's.
 LABELS = {
@@ -25,6 +34,7 @@ NOTE = (
     "lines are 95 % intervals over documents (of shuffled tasks, 95 % of 5,000 shuffles), "
     "hidden where they are shorter than the point"
 )
+LEGEND_INCHES = 3.2  # that the longest entry takes
 DODGE = 0.65  # of the distance between two layers, which all controls take together
 GAP = 0.5  # more than a layer, between the last layer and the mean over layers
 
@@ -39,12 +49,14 @@ def controls_figure(runs: Sequence[Run], title: str) -> Figure:
     Raises:
         UserError: a run is of another stage.
     """
-    tables = [_rows(run) for run in runs]
-    figure = Figure(figsize=(3.4 * len(runs) + 0.6, 4.2), layout="constrained")
+    tables = [control_rows(run) for run in runs]
+    names = told_apart([_name(run) for run in runs], runs)
+    width = 3.4 * len(runs) + 0.6
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
     axes = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-    for panel, run, rows in zip(axes, runs, tables, strict=True):
+    for panel, name, rows in zip(axes, names, tables, strict=True):
         _draw_model(panel, rows)
-        panel.set_title(_name(run), fontsize=10)
+        panel.set_title(name, fontsize=10)
     axes[0].set_ylabel("adjusted specialization index\n(0: chance, 1: one task alone)")
     add_title(figure, title, NOTE)
     drawn = {str(series.get_label()): series for panel in axes for series in panel.containers}
@@ -53,18 +65,19 @@ def controls_figure(runs: Sequence[Run], title: str) -> Figure:
         [drawn[label][0] for label in labels],
         labels,
         loc="outside lower center",
-        ncols=len(runs) if len(runs) < 5 else len(LABELS),  # as many as there is room for
+        ncols=legend_columns(len(labels), width, LEGEND_INCHES),
         frameon=False,
     )
     return figure
 
 
-def _rows(run: Run) -> list[Row]:
-    """The table of one run."""
-    path = run.path / TABLE
-    if not path.is_file():
-        raise UserError(f"{run.name} holds no {TABLE}; a run of si-modularity is needed.")
-    return read_table(path)
+def control_rows(run: Run) -> list[Row]:
+    """The table of one run.
+
+    Raises:
+        UserError: the run is of another stage.
+    """
+    return rows_to_draw(run, TABLE, STAGE)
 
 
 def _name(run: Run) -> str:
@@ -93,15 +106,11 @@ def _draw_model(panel: Axes, rows: list[Row]) -> None:
             fmt=marker,
             color=COLOURS[style],
             markersize=size,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            elinewidth=1.2,
             label=LABELS[control],
+            **INTERVALS,
         )
     panel.axhline(0, color="black", linewidth=0.6)
     panel.axvline(len(layers) - 1 + (1 + GAP) / 2, color="black", linewidth=0.4, alpha=0.5)
     panel.set_xticks(list(places.values()), [*layers, "mean"])
     panel.set_xlabel("layer")
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", linewidth=0.4, alpha=0.5)
-    panel.set_axisbelow(True)
+    quieten(panel)

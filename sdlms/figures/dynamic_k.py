@@ -12,14 +12,24 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.figures.panels import COLOURS, MARKERS, Row, add_title, numbers
+from sdlms.figures.panels import (
+    COLOURS,
+    EDGE,
+    GREY,
+    INTERVALS,
+    MARKERS,
+    Row,
+    add_title,
+    numbers,
+    quieten,
+    table_of,
+    told_apart,
+)
 from sdlms.runs.reading import Run
-from sdlms.storage.tables import read_table
 
-TABLE, CRITICAL = "dynamic_k.csv", "critical.csv"
+TABLE, CRITICAL, STAGE = "dynamic_k.csv", "critical.csv", "dynamic-k"
 BOUND = 0.01  # the rise of perplexity at which sparsity is called critical
 BOUNDS = ("not reached", "no sparsity")  # reasons for which it is only known to be no less
-GREY = "#8A8A8A"
 
 
 class Look(NamedTuple):
@@ -70,12 +80,13 @@ def quality_figure(runs: Sequence[Run], title: str) -> Figure:
         UserError: a run measured no quality.
     """
     tables = [mean_rows(run, "quality") for run in runs]
+    names = told_apart([model_of(run) for run in runs], runs)
     width = 3.4 * len(runs) + 1.2
     figure = Figure(figsize=(width, 5.2), layout="constrained")
     axes = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
-    for panel, run, rows in zip(axes, runs, tables, strict=True):
-        _draw_costs(panel, rows, read_table(run.path / CRITICAL))
-        panel.set_title(str(run.start["resolved"]["model"]["name"]), fontsize=10)
+    for panel, run, name, rows in zip(axes, runs, names, tables, strict=True):
+        _draw_costs(panel, rows, table_of(run, CRITICAL, STAGE))
+        panel.set_title(name, fontsize=10)
         panel.set_xlabel("bytes of MLP weights not read (%)")
     _scale_rises(axes[0], [row for rows in tables for row in rows])
     axes[0].set_ylabel("perplexity above the dense model's")
@@ -98,15 +109,17 @@ def mean_rows(run: Run, phase: str) -> list[Row]:
     Raises:
         UserError: the run is of another stage, or measured no such thing.
     """
-    path = run.path / TABLE
-    if not path.is_file():
-        raise UserError(f"{run.name} holds no {TABLE}; a run of dynamic-k is needed.")
     wanted = {"phase": phase, "task": "all", "seed": "mean"}
-    rows = [row for row in read_table(path) if wanted.items() <= row.items()]
+    rows = [row for row in table_of(run, TABLE, STAGE) if wanted.items() <= row.items()]
     if not rows:
         measured = "quality" if phase == "quality" else "speed"
         raise UserError(f"{run.name} measured no {measured}; make it with --measure both.")
     return sorted(rows, key=lambda row: float(row["k"]))
+
+
+def model_of(run: Run) -> str:
+    """The name of the model that a run is of."""
+    return str(run.start["resolved"]["model"]["name"])
 
 
 def _draw_costs(panel: Axes, rows: list[Row], critical: list[Row]) -> None:
@@ -121,15 +134,11 @@ def _draw_costs(panel: Axes, rows: list[Row], critical: list[Row]) -> None:
         ends = np.stack([numbers(own, f"perplexity_ratio_{end}") - 1 for end in ("low", "high")])
         panel.plot(*_between(saved, rises), **style | {"marker": ""})
         yerr = np.abs(ends - rises)
-        panel.errorbar(
-            saved, rises, yerr=yerr, elinewidth=1.2, label=rule, **style | {"linestyle": ""}
-        )
+        panel.errorbar(saved, rises, yerr=yerr, label=rule, **style | INTERVALS | {"linestyle": ""})
         _draw_critical(panel, rule, own, critical)
     panel.set_xlim(-3, 103)
     panel.set_xticks(range(0, 101, 20))
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", linewidth=0.4, alpha=0.5)
-    panel.set_axisbelow(True)
+    quieten(panel)
 
 
 def _style(rule: str) -> dict[str, Any]:
@@ -139,7 +148,7 @@ def _style(rule: str) -> dict[str, Any]:
     return {
         **{"color": look.colour, "linestyle": look.dashes, "linewidth": 1.1},
         **{"marker": marker, "markersize": size},
-        **{"markeredgecolor": "white", "markeredgewidth": 0.5},
+        **EDGE,
     }
 
 
@@ -197,5 +206,5 @@ def _scale_rises(panel: Axes, rows: list[Row]) -> None:
     panel.yaxis.set_major_locator(FixedLocator([rise for rise in RISES if low <= rise <= high]))
     panel.yaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_major_formatter(
-        FuncFormatter(lambda rise, _: f"{100 * rise:+g} %" if rise else "0")
+        FuncFormatter(lambda rise, _: f"{100 * rise:+,g} %" if rise else "0")
     )

@@ -10,12 +10,20 @@ from numpy.typing import NDArray
 
 from sdlms.errors import UserError
 from sdlms.figures.cells import COLOUR_MAP, drawable, ink_on
-from sdlms.figures.panels import COLOURS, MARKERS, Row, add_title, numbers
+from sdlms.figures.panels import (
+    COLOURS,
+    EDGE,
+    MARKERS,
+    Row,
+    add_title,
+    numbers,
+    quieten,
+    rows_to_draw,
+)
 from sdlms.runs.reading import Run
 from sdlms.storage.lens_file import LensReader
-from sdlms.storage.tables import read_table
 
-TABLE, LENS_FILE = "logit_lens.csv", "lens.h5"
+TABLE, LENS_FILE, STAGE = "logit_lens.csv", "lens.h5", "logit-lens"
 ALL, MODEL = "all", "model"
 PANELS = (
     ("entropy_nats", "entropy (nats)"),
@@ -73,9 +81,7 @@ def curves_figure(run: Run, title: str, by: Literal["lens", "task"] = "lens") ->
             _draw_line(panel, [row for row in own if row[by] == name], column, _look(number), name)
         panel.set_title(label, fontsize=10)
         panel.set_ylim(bottom=0, top=None if column.endswith("nats") else 1.02)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="y", linewidth=0.4, alpha=0.5)
-        panel.set_axisbelow(True)
+        quieten(panel)
     _name_layers(axes[-1], own)
     add_title(figure, title, NOTE)
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -85,10 +91,7 @@ def curves_figure(run: Run, title: str, by: Literal["lens", "task"] = "lens") ->
 
 def _rows(run: Run) -> list[Row]:
     """The rows of states."""
-    path = run.path / TABLE
-    if not path.is_file():
-        raise UserError(f"{run.name} holds no {TABLE}; a run of logit-lens is needed.")
-    return [row for row in read_table(path) if row["site"] != MODEL]
+    return [row for row in rows_to_draw(run, TABLE, STAGE) if row["site"] != MODEL]
 
 
 def _look(number: int) -> Look:
@@ -118,9 +121,8 @@ def _draw_line(panel: Axes, rows: Sequence[Row], column: str, look: Look, name: 
         linewidth=1.3,
         marker=marker,
         markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
         label=name,
+        **EDGE,
     )
     low, high = (numbers(rows, f"{column}_{end}") for end in ("low", "high"))
     panel.fill_between(places, low, high, color=look.colour, alpha=0.2, linewidth=0)
@@ -156,7 +158,7 @@ def heat_map(
     """
     path = run.path / LENS_FILE
     if not path.is_file():
-        raise UserError(f"{run.name} holds no {LENS_FILE}; a run of logit-lens is needed.")
+        raise UserError(f"{run.name} holds no {LENS_FILE}; a run of {STAGE} is needed.")
     with LensReader(path) as reader:
         first, last = _span(reader, run.name, document, tokens)
         said = _said(reader, lens, first, last, int(reader.offsets[document + 1]))

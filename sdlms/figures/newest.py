@@ -1,12 +1,32 @@
 """Find the runs that a notebook shows: the newest of a stage, and those to be set beside it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from sdlms.figures.panels import MOST_BESIDE
 from sdlms.runs.reading import Run, find_run, list_runs
+from sdlms.storage.tables import read_table
 
-MOST_BESIDE = 4  # runs in one picture
 LATEST = "latest"
+Wish = Callable[[Run], bool]
+
+
+def holds(file: str, **cells: str) -> Wish:
+    """Whether a run holds a file and, where cells are named, a row that has them.
+
+    Args:
+        file: its name.
+        cells: of a table, by column.
+    """
+
+    def is_held(run: Run) -> bool:
+        path = run.path / file
+        if not cells or not path.is_file():
+            return path.is_file()
+        return any(cells.items() <= row.items() for row in read_table(path))
+
+    return is_held
 
 
 def artifacts_folder() -> Path:
@@ -19,17 +39,17 @@ def artifacts_folder() -> Path:
     return here if named.is_absolute() or here.is_dir() else above
 
 
-def chosen_run(artifacts: Path, reference: str, stage: str, holding: str | None = None) -> Run:
+def chosen_run(artifacts: Path, reference: str, stage: str, *wishes: Wish) -> Run:
     """The run of a stage that a name, a path or `latest` means.
 
-    Of several, `latest` is the newest that is of the model itself, not of a control, and holds
-    the file; where none holds it, the newest.
+    Of several, `latest` is the newest that is of the model itself, not of a control, and of
+    these the newest for which most wishes come true.
 
     Args:
         artifacts: the folder that holds the runs.
         reference: as `sdlms runs list` names it, or `latest`.
         stage: whose runs are wanted.
-        holding: a file that not every run of the stage has.
+        wishes: what not every run of the stage has.
 
     Raises:
         UserError: there is no such run; the message names the command that makes one.
@@ -38,10 +58,11 @@ def chosen_run(artifacts: Path, reference: str, stage: str, holding: str | None 
     if reference != LATEST:
         return run
     own = [other for other in _complete(artifacts, stage) if _control(other) == "none"] or [run]
-    return ([other for other in own if holding and (other.path / holding).is_file()] or own)[-1]
+    # Of equals `max` takes the first.
+    return max(reversed(own), key=lambda other: sum(wish(other) for wish in wishes))
 
 
-def runs_beside(artifacts: Path, run: Run) -> list[Run]:
+def runs_beside(artifacts: Path, run: Run, *needs: Wish) -> list[Run]:
     """The run and the newest of the same stage of other models, the smallest model first.
 
     Only runs on the same texts stand beside each other, and as many as fit into a picture: the
@@ -50,10 +71,12 @@ def runs_beside(artifacts: Path, run: Run) -> list[Run]:
     Args:
         artifacts: the folder that holds the runs.
         run: of a stage that looks at one model.
+        needs: what all must have that stand beside it: what is drawn of them.
     """
     found = {_model(run): run}
     for other in reversed(_complete(artifacts, run.stage)):
-        if _control(other) == _control(run) and _texts(other) == _texts(run):
+        alike = _control(other) == _control(run) and _texts(other) == _texts(run)
+        if alike and all(need(other) for need in needs):
             found.setdefault(_model(other), other)
     return sorted(list(found.values())[:MOST_BESIDE], key=_size)
 
@@ -92,5 +115,8 @@ def _size(run: Run) -> int:
 def _texts(run: Run) -> object:
     """What says on which texts a run looked, and at which units."""
     resolved = run.start["resolved"]
-    data = [(task["task"], task["sources"]) for task in resolved.get("data", [])]
+    data = [
+        (task["task"], task["sources"], [each["sha256"] for each in task.get("datasets", [])])
+        for task in resolved.get("data", [])
+    ]
     return data, resolved.get("tasks"), resolved.get("site"), resolved.get("kind")

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 from textwrap import wrap
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +15,7 @@ from sdlms.errors import UserError
 from sdlms.runs.reading import Run
 from sdlms.storage.tables import read_table
 
+MOST_BESIDE = 4  # runs in one picture
 Dashes = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
 DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", (0, (6, 2)), (0, (4, 1, 1, 1, 1, 1)))
 CONFIDENCE_95 = 1.96
@@ -27,6 +27,9 @@ MARKERS = (
     *(("o", 5.2), ("s", 4.8), ("^", 5.8), ("D", 4.6)),
     *(("v", 5.8), ("P", 6.4), ("X", 6.2), ("*", 8.0)),
 )
+GREY = "#6E6E6E"  # of what the others are compared with
+EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # points that touch
+INTERVALS: dict[str, Any] = {**EDGE, "elinewidth": 1.2}  # points with lines through them
 NOTE = "lines are 95 % intervals over documents, hidden where they are shorter than the point"
 LETTER_INCHES = 0.076  # of a title, on average
 LEGEND_INCHES = 1.35  # that a name of a task takes in a legend
@@ -49,17 +52,17 @@ class TaskStyle:
     shift: float
 
 
-def site_rows(sparsity_csv: Path, site: str) -> list[Row]:
+def site_rows(run: Run, site: str) -> list[Row]:
     """One site's rows of a capture run's table.
 
     Raises:
-        UserError: the site was not captured.
+        UserError: the site was not captured, or the run is of another stage.
     """
-    rows = read_table(sparsity_csv)
+    rows = rows_to_draw(run, "sparsity.csv", "capture")
     own = [row for row in rows if row["site"] == site]
     if not own:
         sites = ", ".join(dict.fromkeys(row["site"] for row in rows))
-        raise UserError(f"{sparsity_csv}: '{site}' was not captured; this run holds {sites}.")
+        raise UserError(f"{run.name}: '{site}' was not captured; this run holds {sites}.")
     return own
 
 
@@ -105,20 +108,30 @@ def draw_task(
         fmt=style.marker,
         color=style.colour,
         markersize=style.size,
-        markeredgecolor="white",  # neighbours that touch stay apart
-        markeredgewidth=0.5,
-        elinewidth=1.2,
         label=style.task,
+        **INTERVALS,
     )
 
 
-def quieten(panel: Axes) -> None:
-    """Light lines across, no frame, and the y axis from zero; fixes its limits, so draw before."""
+def quieten(panel: Axes, across: Literal["x", "y"] = "y") -> None:
+    """No frame, and light lines from the numbers of one axis, below everything else."""
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis=across, linewidth=0.4, alpha=0.5)
+    panel.set_axisbelow(True)
+
+
+def stand_on_zero(panel: Axes) -> None:
+    """The y axis from zero; fixes its limits, so draw before."""
     panel.margins(y=0.1)
     panel.set_ylim(bottom=0)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", linewidth=0.4, alpha=0.5)
-    panel.set_axisbelow(True)
+
+
+def told_apart(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Names of the panels of runs; where several are the same, each with the name of its run."""
+    return [
+        name if names.count(name) == 1 else f"{name}\n{run.name}"
+        for name, run in zip(names, runs, strict=True)
+    ]
 
 
 def add_title(figure: Figure, title: str, note: str) -> None:
@@ -131,7 +144,7 @@ def add_title(figure: Figure, title: str, note: str) -> None:
     """
     width = int(figure.get_size_inches()[0] / LETTER_INCHES)
     lines = [part for line in f"{title}\n{note}".splitlines() for part in wrap(line, width)]
-    figure.suptitle("\n".join(lines), fontsize=10)
+    figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
 
 
 def legend_columns(n_entries: int, width: float, entry: float = LEGEND_INCHES) -> int:
@@ -156,6 +169,18 @@ def table_of(run: Run, file: str, stage: str) -> list[Row]:
     if not path.is_file():
         raise UserError(f"{run.name} holds no {file}; a run of {stage} is needed.")
     return read_table(path)
+
+
+def rows_to_draw(run: Run, file: str, stage: str) -> list[Row]:
+    """The rows of one of a run's tables, of which there is one at least.
+
+    Raises:
+        UserError: the run has no such table, or nothing stands in it.
+    """
+    rows = table_of(run, file, stage)
+    if not rows:
+        raise UserError(f"{run.name}: {file} has no rows; there is nothing to draw.")
+    return rows
 
 
 def add_frame(figure: Figure, title: str, n_columns: int) -> None:

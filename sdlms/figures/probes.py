@@ -9,18 +9,20 @@ from matplotlib.figure import Figure
 
 from sdlms.figures.panels import (
     COLOURS,
+    GREY,
+    INTERVALS,
     MARKERS,
     Dashes,
     Row,
     add_title,
     legend_columns,
     numbers,
-    table_of,
+    quieten,
+    rows_to_draw,
 )
 from sdlms.runs.reading import Run
 
 TABLE, STAGE = "probe.csv", "probe"
-GREY = "#8A8A8A"
 
 
 class Look(NamedTuple):
@@ -68,7 +70,7 @@ def auroc_figure(run: Run, title: str) -> Figure:
     Raises:
         UserError: the run is of another stage.
     """
-    rows = table_of(run, TABLE, STAGE)
+    rows = rows_to_draw(run, TABLE, STAGE)
     labels = list(dict.fromkeys(row["label"] for row in rows))
     layers = sorted({int(row["layer"]) for row in rows})
     present = [kind for kind in LOOKS if any(row["kind"] == kind for row in rows)]
@@ -119,9 +121,7 @@ def _draw_label(panel: Axes, rows: list[Row], places: dict[int, int], present: l
             color=LOOKS[kind].colour,
         )
     panel.set_xticks(range(len(places)), [str(layer) for layer in places])
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", linewidth=0.4, alpha=0.5)
-    panel.set_axisbelow(True)
+    quieten(panel)
 
 
 def _draw_kind(panel: Axes, rows: list[Row], places: list[float], kind: str) -> None:
@@ -138,8 +138,6 @@ def _draw_kind(panel: Axes, rows: list[Row], places: list[float], kind: str) -> 
         fmt=marker,
         color=look.colour,
         markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        elinewidth=1.2,
         label=kind,
+        **INTERVALS,
     )

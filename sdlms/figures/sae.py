@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from sdlms.figures.panels import (
     COLOURS,
     DASHES,
+    GREY,
+    INTERVALS,
     MARKERS,
     Row,
     add_title,
     legend_columns,
     numbers,
-    table_of,
+    quieten,
+    rows_to_draw,
 )
 from sdlms.runs.reading import Run
 from sdlms.storage.latents import LOG_DENSITY_EDGES, LatentsMember, LatentsReader
@@ -26,7 +29,6 @@ from sdlms.storage.latents import LOG_DENSITY_EDGES, LatentsMember, LatentsReade
 TABLE, LATENTS, STAGE = "sae.csv", "latents.h5", "sae-train"
 MOST_COLUMNS = 3  # panels beside each other
 LEGEND_INCHES = 2.6  # that the longest entry takes
-GREY = "#6E6E6E"
 L0_TICKS = (0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MEMBER, GIVEN_UP, TAKEN = "member", "given up early", "taken"
 PCA = "as many principal components"
@@ -51,7 +53,7 @@ def front_figure(run: Run, title: str) -> Figure:
     Raises:
         UserError: the run is of another stage.
     """
-    rows = table_of(run, TABLE, STAGE)
+    rows = rows_to_draw(run, TABLE, STAGE)
     figure, panels = _panels(rows, FVU, title, FRONT_NOTE)
     for panel, own in panels:
         _draw_front(panel, own)
@@ -73,7 +75,7 @@ def densities_figure(run: Run, title: str) -> Figure:
     Raises:
         UserError: the run is of another stage, or its `latents.h5` cannot be read.
     """
-    rows = table_of(run, TABLE, STAGE)
+    rows = rows_to_draw(run, TABLE, STAGE)
     figure, panels = _panels(rows, "latents", title, DENSITY_NOTE)
     names = list(dict.fromkeys(_coefficient(row) for row in rows))
     with LatentsReader(run.path / LATENTS) as reader:
@@ -83,7 +85,7 @@ def densities_figure(run: Run, title: str) -> Figure:
                 _draw_density(panel, _density(reader, row), row, look)
             panel.set_xlabel("firing rate (share of tokens)")
     ticks = range(int(LOG_DENSITY_EDGES[0]) + 2, 1, 2)  # the first would stand in "never"
-    shown = ["never", *(f"$10^{{{tick}}}$" if tick else "1" for tick in ticks)]
+    shown = ["never", *(f"1e{tick}" if tick else "1" for tick in ticks)]
     panels[0][0].set_xticks([NEVER, *ticks], shown)
     panels[0][0].set_ylim(bottom=0)
     _add_legend(figure)
@@ -113,9 +115,7 @@ def _panels(
         panel.set_title(f"{site}, layer {layer}", fontsize=10)
         panel.set_ylabel("" if number % n_columns else label)
         panel.tick_params(labelbottom=True, labelleft=number % n_columns == 0)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="y", linewidth=0.4, alpha=0.5)
-        panel.set_axisbelow(True)
+        quieten(panel)
     for empty in axes[len(groups) :]:
         empty.remove()
     add_title(figure, title, note)
@@ -179,8 +179,8 @@ def _draw_members(panel: Axes, rows: list[Row], label: str, face: str) -> None:
         color=COLOURS[0],
         markerfacecolor=face,
         markersize=size,
-        elinewidth=1.2,
         label=label,
+        **INTERVALS | {"markeredgecolor": COLOURS[0], "markeredgewidth": 1.0},
     )
 
 

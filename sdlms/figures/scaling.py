@@ -1,5 +1,6 @@
 """Draw how quantities move with the size of the model: values of several models with intervals."""
 
+from itertools import pairwise
 from math import isfinite
 from typing import NamedTuple
 
@@ -11,7 +12,19 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.figures.panels import COLOURS, DASHES, MARKERS, Row, add_title, legend_columns, table_of
+from sdlms.figures.model_places import Places
+from sdlms.figures.panels import (
+    COLOURS,
+    DASHES,
+    EDGE,
+    INTERVALS,
+    MARKERS,
+    Row,
+    add_title,
+    legend_columns,
+    quieten,
+    table_of,
+)
 from sdlms.runs.reading import Run
 
 TABLE, STAGE = "scaling.csv", "scaling"
@@ -27,9 +40,14 @@ HEADLINES = {
 }
 OF_GRID = "perplexity_ratio"  # whose kind is rule and kept fraction: one fraction is drawn
 KEPT = 0.5
-DODGE = 0.02  # between two lines, of the distance between the smallest and the largest model
+LEAST_SPAN = 0.1  # of an axis of shares: what differs by less looks alike
+FRACTION = "fraction"
 Lines = dict[str, list[Row]]  # by name, the values of one model after another
-NOTE = "lines are 95 % intervals over documents, where the run has them"
+NOTE = (
+    "upright lines: 95 % intervals over documents, where the run has them, hidden where they are "
+    "shorter than the point"
+)
+SHARED_NOTE = "; models of one size stand side by side, and no line leads through them"
 
 
 class Panel(NamedTuple):
@@ -38,10 +56,12 @@ class Panel(NamedTuple):
     Attributes:
         metric: with its unit, and whose it is.
         depth: relative, or `WHOLE`.
+        unit: of the metric.
     """
 
     metric: str
     depth: str
+    unit: str
 
 
 def stages_joined(run: Run) -> list[str]:
@@ -73,23 +93,27 @@ def trends_figure(run: Run, title: str, stage: str) -> Figure:
     if not found:
         joined = ", ".join(stages_joined(run)) or "none"
         raise UserError(f"{run.name} has no '{stage}' to draw; it joined: {joined}.")
-    by_metric: dict[str, dict[str, Lines]] = {}
-    for panel, lines in found.items():
-        by_metric.setdefault(panel.metric, {})[panel.depth] = lines
+    by_metric: dict[tuple[str, str], dict[str, Lines]] = {}
+    for each, lines in found.items():
+        by_metric.setdefault((each.metric, each.unit), {})[each.depth] = lines
+    places = _places(found)
     names = list(dict.fromkeys(name for lines in found.values() for name in lines))
     n_columns = max(map(len, by_metric.values()))
     size = 3.0 * n_columns + 1.0, 2.4 * len(by_metric) + 1.6
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(by_metric), n_columns, sharex=True, sharey="row", squeeze=False)
-    for panels, (metric, depths) in zip(axes, by_metric.items(), strict=True):
+    for panels, ((metric, unit), depths) in zip(axes, by_metric.items(), strict=True):
         for panel in panels[len(depths) :]:
             panel.set_axis_off()
         panels[0].set_ylabel(metric)
         for panel, depth in zip(panels, sorted(depths, key=_order), strict=False):
-            _draw_panel(panel, depths[depth], names)
+            _draw_panel(panel, depths[depth], names, places)
             panel.set_title(depth if depth == WHOLE else f"relative depth {depth}", fontsize=10)
-    _name_models(axes, found)
-    add_title(figure, title, NOTE)
+        if unit == FRACTION:
+            _widen(panels[0])
+    _name_models(axes, places)
+    figure.align_ylabels()
+    add_title(figure, title, NOTE + (SHARED_NOTE if places.shared else ""))
     if names[1:]:
         figure.legend(
             [_look(index) for index in range(len(names))],
@@ -111,7 +135,7 @@ def _panels(rows: list[Row], stage: str) -> dict[Panel, Lines]:
         for row in pooled or drawn:
             depth = WHOLE if row["relative_depth"] == MODEL else row["relative_depth"]
             name = row["kind"].split(":")[0] if pooled else row["task"]
-            panel = found.setdefault(Panel(_named(row), depth), {})
+            panel = found.setdefault(Panel(_named(row), depth, row["unit"]), {})
             panel.setdefault(name, []).append(row)
     return {panel: lines for panel, lines in found.items() if _compares(lines)}
 
@@ -143,39 +167,52 @@ def _order(depth: str) -> tuple[bool, float]:
     return (True, 0.0) if depth == WHOLE else (False, float(depth))
 
 
-def _draw_panel(panel: Axes, lines: Lines, names: list[str]) -> None:
+def _places(found: dict[Panel, Lines]) -> Places:
+    """Of all models that are drawn."""
+    rows = [row for lines in found.values() for own in lines.values() for row in own]
+    return Places({row["model"]: float(row["n_parameters"]) for row in rows})
+
+
+def _draw_panel(panel: Axes, lines: Lines, names: list[str], places: Places) -> None:
     """One metric at one depth."""
     panel.set_xscale("log")
     for index, name in enumerate(names):
         if name in lines:
-            _draw_line(panel, lines[name], index, len(names))
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", linewidth=0.4, alpha=0.5)
-    panel.set_axisbelow(True)
+            at = [places.of(row["model"], index, len(names)) for row in lines[name]]
+            _draw_line(panel, lines[name], np.array(at), index)
+            _join(panel, lines[name], at, places, _look(index))
+    quieten(panel)
     panel.margins(x=0.12)
 
 
-def _draw_line(panel: Axes, rows: list[Row], index: int, n_lines: int) -> None:
+def _draw_line(panel: Axes, rows: list[Row], at: NDArray[np.float64], index: int) -> None:
     """Values of several models with the intervals of the table; NaN leaves a gap."""
     values, low, high = (
         np.array([float(row[name] or "nan") for row in rows]) for name in ("value", "low", "high")
     )
-    sizes = np.array([float(row["n_parameters"]) for row in rows])
-    spread = max(float(sizes.max() / sizes.min()), 2.0)
-    sizes *= spread ** (DODGE * (index - (n_lines - 1) / 2))
     look = _look(index)
-    panel.plot(sizes, values, color=look.get_color(), linestyle=look.get_linestyle(), linewidth=1.1)
     panel.errorbar(
-        sizes,
+        at,
         values,
         yerr=np.abs(np.stack([low, high]) - values),
         fmt=str(look.get_marker()),
         color=look.get_color(),
         markersize=look.get_markersize(),
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        elinewidth=1.2,
+        **INTERVALS,
     )
+
+
+def _join(panel: Axes, rows: list[Row], at: list[float], places: Places, look: Line2D) -> None:
+    """Lines from size to size, of which each is one model's: of several none is the right one."""
+    for (one, start), (other, end) in pairwise(zip(rows, at, strict=True)):
+        if places.alone(one["model"]) and places.alone(other["model"]):
+            panel.plot(
+                [start, end],
+                [float(one["value"] or "nan"), float(other["value"] or "nan")],
+                color=look.get_color(),
+                linestyle=look.get_linestyle(),
+                linewidth=1.1,
+            )
 
 
 def _look(index: int) -> Line2D:
@@ -189,22 +226,32 @@ def _look(index: int) -> Line2D:
         linewidth=1.1,
         marker=marker,
         markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
+        **EDGE,
     )
 
 
-def _name_models(axes: NDArray[np.object_], found: dict[Panel, Lines]) -> None:
+def _widen(panel: Axes) -> None:
+    """An axis of shares, drawn on already, that shows no difference larger than it is."""
+    low, high = panel.get_ylim()
+    if high - low < LEAST_SPAN:
+        room = LEAST_SPAN / 20  # for points at 0 and at 1
+        lowest = min(max((low + high - LEAST_SPAN) / 2, -room), 1 + room - LEAST_SPAN)
+        panel.set_ylim(lowest, lowest + LEAST_SPAN)
+
+
+def _name_models(axes: NDArray[np.object_], places: Places) -> None:
     """Below each column, at the number of its parameters, each model's name."""
-    rows = [row for lines in found.values() for own in lines.values() for row in own]
-    sizes = {row["model"]: float(row["n_parameters"]) for row in rows}
-    models = sorted(sizes, key=lambda model: sizes[model])
-    names = [f"{model} ({_short(sizes[model])})" for model in models]
+    names = [
+        "\n".join(f"{model} ({_short(size)})" for model, size in group.items())
+        for group in places.groups
+    ]
     for column in axes.T:
         lowest = [panel for panel in column if panel.axison][-1]
-        lowest.xaxis.set_major_locator(FixedLocator([sizes[model] for model in models]))
+        lowest.xaxis.set_major_locator(
+            FixedLocator([places.middle(group) for group in places.groups])
+        )
         lowest.xaxis.set_minor_locator(NullLocator())
-        lowest.set_xticklabels(names, rotation=35, ha="right", fontsize=8)
+        lowest.set_xticklabels(names, rotation=40, ha="right", fontsize=8)
         lowest.set_xlabel("model (parameters, logarithmic)")
         lowest.tick_params(labelbottom=True)
 

@@ -14,12 +14,13 @@ from sdlms.figures.panels import (
     legend_columns,
     numbers,
     quieten,
-    table_of,
+    rows_to_draw,
+    stand_on_zero,
     task_styles,
 )
 from sdlms.runs.reading import Run
 
-TABLE = "sparsity.csv"
+TABLE, NEURONS = "sparsity.csv", "mlp_act"
 PANELS = (
     ("activation_fraction", "activation fraction\n(share of {units} above 0)"),
     ("participation_ratio", "participation ratio / {units}\n(effective share of {units})"),
@@ -45,7 +46,7 @@ def sparsity_figure(run: Run, title: str) -> Figure:
     Raises:
         UserError: the run is of another stage.
     """
-    rows = table_of(run, TABLE, "capture")
+    rows = rows_to_draw(run, TABLE, "capture")
     sites = list(dict.fromkeys(row["site"] for row in rows))
     layers = list(dict.fromkeys(int(row["layer"]) for row in rows))
     styles = task_styles(rows, width=DODGE)
@@ -55,7 +56,9 @@ def sparsity_figure(run: Run, title: str) -> Figure:
     for panels, site in zip(axes, sites, strict=True):
         own = [row for row in rows if row["site"] == site]
         _draw_site(list(panels), own, {layer: place for place, layer in enumerate(layers)}, styles)
-        panels[0].set_title(f"{site}, {own[0]['n_units']} {_units(site)}", fontsize=10, loc="left")
+        panels[0].set_title(
+            f"{site}, {own[0]['n_units']} {units_of(site)}", fontsize=10, loc="left"
+        )
     for panel in axes[-1]:
         panel.set_xticks(range(len(layers)), [str(layer) for layer in layers])
         panel.set_xlabel("layer")
@@ -63,9 +66,9 @@ def sparsity_figure(run: Run, title: str) -> Figure:
     return figure
 
 
-def _units(site: str) -> str:
+def units_of(site: str) -> str:
     """What the units of a site are called."""
-    return "neurons" if site == "mlp_act" else "units"
+    return "neurons" if site == NEURONS else "units"
 
 
 def _draw_site(
@@ -75,11 +78,17 @@ def _draw_site(
     at = [places[int(row["layer"])] for row in rows]
     for panel, (quantity, label) in zip(panels, PANELS, strict=True):
         draw_quantity(panel, rows, at, quantity, styles)
-        panel.set_ylabel(label.format(units=_units(rows[0]["site"])))
+        panel.set_ylabel(label.format(units=units_of(rows[0]["site"])))
         quieten(panel)
-        if all(isnan(float(row[quantity])) for row in rows):
-            panel.text(0.5, 0.5, UNDEFINED, transform=panel.transAxes, ha="center", va="center")
-            panel.set_axis_off()
+        stand_on_zero(panel)
+        explain_if_empty(panel, rows, quantity)
+
+
+def explain_if_empty(panel: Axes, rows: list[Row], quantity: str) -> None:
+    """In the place of a quantity that a site does not have, say so."""
+    if all(isnan(float(row[quantity])) for row in rows):
+        panel.text(0.5, 0.5, UNDEFINED, transform=panel.transAxes, ha="center", va="center")
+        panel.set_axis_off()
 
 
 def draw_quantity(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError
-from sdlms.figures.panels import Row, table_of
+from sdlms.figures.panels import Row, rows_to_draw
 from sdlms.runs.reading import Run
 from sdlms.storage.latents import LatentsMember, LatentsReader, task_names
 from sdlms.storage.row_file import MASK, OpenRows, RowFile
@@ -55,9 +55,9 @@ def strongest_of(run: Run, layer: int | None = None) -> Strongest:
         UserError: the run is of another stage, has no such layer, or a damaged file.
     """
     if (run.path / SPARSE).is_file():
-        row = _row(table_of(run, ENCODED, "sae-latents"), layer, run.name)
+        row = _row(rows_to_draw(run, ENCODED, "sae-latents"), layer, run.name)
         return _encoded(run, row)
-    row = _row(table_of(run, TRAINED, "sae-train or sae-latents"), layer, run.name)
+    row = _row(rows_to_draw(run, TRAINED, "sae-train or sae-latents"), layer, run.name)
     return _trained(run, row)
 
 

@@ -21,13 +21,15 @@ def typed(run: Run) -> str:
 def script(lineage: Lineage) -> str:
     """A shell script: every run in turn, each one's path kept for those that read it."""
     names = _variables(lineage)
+    above: dict[str, str] = {}  # a path may lead into a run that is recorded as no input
     lines = []
     for digest, run in lineage.runs.items():
-        inputs = {
+        inputs = above | {
             each.name: f"${{{names[each.sha256]}}}"
             for each in lineage.inputs[digest]
             if each.sha256 in names
         }
+        above[run.name] = f"${{{names[digest]}}}"
         lines.append(f"# {_one_line(run.name)}")
         lines.append(f"{names[digest]}=$({_wrapped(_words(run, inputs))})")
     return "\n".join(lines)
@@ -69,12 +71,21 @@ def _value(value: Any, resolved: Any, inputs: Mapping[str, str]) -> str:
     known = resolved if isinstance(resolved, list) else [resolved]
     if "latest" in values and all(isinstance(each, str) and each in inputs for each in known):
         values = known
-    runs = [inputs.get(Path(each).name) if isinstance(each, str) else None for each in values]
     texts = [_escaped(str(each)) if isinstance(value, list) else str(each) for each in values]
+    runs = [_in_a_run(text, inputs) for text in texts]
     if not any(runs):
         return shlex.quote(",".join(texts))
     quoted = [run or _in_quotes(text) for run, text in zip(runs, texts, strict=True)]
     return f'"{",".join(quoted)}"'
+
+
+def _in_a_run(text: str, inputs: Mapping[str, str]) -> str | None:
+    """A run's name or path, or a path in it, with the variable in the place of the run's folder."""
+    parts = Path(text).parts
+    for place in reversed(range(len(parts))):
+        if variable := inputs.get(parts[place]):
+            return "/".join([variable, *map(_in_quotes, parts[place + 1 :])])
+    return None
 
 
 def _escaped(word: str) -> str:

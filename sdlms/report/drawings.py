@@ -2,28 +2,31 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
+from sdlms.errors import UserError
 from sdlms.figures.ablation import ablation_figure
 from sdlms.figures.communities import communities_figure
-from sdlms.figures.controls import controls_figure
-from sdlms.figures.dynamic_k import quality_figure
+from sdlms.figures.controls import control_rows, controls_figure
+from sdlms.figures.dynamic_k import mean_rows, quality_figure
 from sdlms.figures.latents import latent_panels
 from sdlms.figures.lens import curves_figure, heat_map
+from sdlms.figures.panels import MOST_BESIDE
 from sdlms.figures.probes import auroc_figure
 from sdlms.figures.sae import densities_figure, front_figure
 from sdlms.figures.scaling import stages_joined, trends_figure
-from sdlms.figures.sizes import sizes_figure
+from sdlms.figures.sizes import model_rows, sizes_figure
 from sdlms.figures.sparsity import sparsity_figure
-from sdlms.figures.speedups import speed_figure
+from sdlms.figures.speedups import gated_rows, speed_figure
 from sdlms.runs.reading import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_BESIDE = 4  # runs in one picture
 Together = Callable[[Sequence[Run], str], "Figure"]
 Alone = Callable[[Run, str], "Figure"]
+Needed = Callable[[Run], object]  # reads what is drawn of a run; UserError where it lacks that
 
 
 class Plan(NamedTuple):
@@ -44,16 +47,51 @@ class Plan(NamedTuple):
 Planner = Callable[[Sequence[Run], Sequence[Run]], Iterator[Plan]]
 
 
-def beside(make: Together, title: str, fewest: int = 1) -> Planner:
-    """Figures that show several runs of the stage beside each other."""
+def beside(make: Together, title: str, needed: Needed, fewest: int = 1) -> Planner:
+    """Figures that show several runs of the stage beside each other, in groups of like size.
+
+    A run that cannot stand there has a plan of its own, whose `draw` says why.
+
+    Args:
+        make: draws a group.
+        title: of each group.
+        needed: what each run must have.
+        fewest: runs without which there is no figure.
+    """
 
     def plans(runs: Sequence[Run], _: Sequence[Run]) -> Iterator[Plan]:
-        for first in range(0, len(runs), MOST_BESIDE):
-            some = tuple(runs[first : first + MOST_BESIDE])
-            if len(some) >= fewest:
+        lacking = {run: error for run in runs if (error := _lack(run, needed))}
+        fit = [run for run in runs if run not in lacking]
+        if len(fit) >= fewest:
+            for some in _groups(fit):
                 yield Plan(title, some, partial(make, some, title))
+        for run, error in lacking.items():
+            yield Plan(title, (run,), partial(_refuse, error))
 
     return plans
+
+
+def _lack(run: Run, needed: Needed) -> UserError | KeyError | None:
+    """Why a run cannot be drawn: it holds no such table, or one without a column."""
+    try:
+        needed(run)
+    except (UserError, KeyError) as error:
+        return error
+    return None
+
+
+def _refuse(error: UserError | KeyError) -> "Figure":
+    """Say why there is no figure."""
+    raise error
+
+
+def _groups(runs: Sequence[Run]) -> Iterator[tuple[Run, ...]]:
+    """In their order, as few groups as can be; none is larger than another by more than one."""
+    n_groups = ceil(len(runs) / MOST_BESIDE)
+    for group in range(n_groups):
+        first, last = (len(runs) * end // n_groups for end in (group, group + 1))
+        if last > first:
+            yield tuple(runs[first:last])
 
 
 def each(make: Alone, title: str) -> Planner:
@@ -64,6 +102,11 @@ def each(make: Alone, title: str) -> Planner:
             yield Plan(title, (run,), partial(make, run, title))
 
     return plans
+
+
+def _quality(run: Run) -> object:
+    """What perplexity became."""
+    return mean_rows(run, "quality")
 
 
 def _lens_of_tasks(run: Run, title: str) -> "Figure":
@@ -98,21 +141,21 @@ AUTOENCODERS = (
 )
 FIGURES: dict[str, tuple[Planner, ...]] = {
     "capture": (
-        beside(sizes_figure, "Sparsity of MLP neurons, model beside model", fewest=2),
+        beside(sizes_figure, "Sparsity of MLP neurons, model beside model", model_rows, fewest=2),
         each(sparsity_figure, "Sparsity by layer and task"),
     ),
     "sae-train": AUTOENCODERS,
     "sae-evaluate": AUTOENCODERS,
     "sae-latents": (_latents,),
     "si-modularity": (
-        beside(controls_figure, "Specialization and its controls"),
+        beside(controls_figure, "Specialization and its controls", control_rows),
         each(communities_figure, "Communities and the tasks that their units prefer"),
         each(ablation_figure, "What the model loses without its most specialized units"),
     ),
     "probe": (each(auroc_figure, "What probes read from each layer"),),
     "dynamic-k": (
-        beside(quality_figure, "What dropping neurons costs"),
-        beside(speed_figure, "Speed: gain of the kernel, and of sparsity"),
+        beside(quality_figure, "What dropping neurons costs", _quality),
+        beside(speed_figure, "Speed: gain of the kernel, and of sparsity", gated_rows),
     ),
     "logit-lens": (
         each(curves_figure, "What the model would say after each layer"),

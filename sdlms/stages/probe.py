@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sdlms.command import DeviceConfig
-from sdlms.errors import UserError, did_you_mean
+from sdlms.errors import AbsentError, UserError, did_you_mean
 from sdlms.models.layers import check_layers, layers_among
 from sdlms.models.settings import check_at_least
 from sdlms.probes.kinds import KINDS
@@ -70,7 +70,7 @@ class Config(DeviceConfig):
         if self.level == "token" and self.pool != "mean":
             raise UserError(f"--pool {self.pool}: with --level token nothing is pooled.")
         if self.labels != BY_TASK and not Path(self.labels).is_file():
-            raise UserError(f"--labels {self.labels}: neither 'task' nor a file that exists.")
+            raise AbsentError(f"--labels {self.labels}: neither 'task' nor a file that exists.")
 
     @property
     def chosen_kinds(self) -> list[str]:

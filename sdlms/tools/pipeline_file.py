@@ -19,8 +19,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sdlms.chain import Step
-from sdlms.errors import UserError, did_you_mean
+from sdlms.chain import REFERENCE, Step
+from sdlms.errors import AbsentError, UserError, did_you_mean
 from sdlms.options import Option, options_of, read_toml
 from sdlms.runs.writing import RunOptions
 
@@ -126,6 +126,7 @@ def _step(
     }
     arguments = [_argument(known.options[key], value) for key, value in given.items()]
     step = Step(name, stage, tuple(word for word in arguments if word))
+    _check_braces(where, step.arguments)
     _check_settings(where, step, given, known)
     return step
 
@@ -137,6 +138,16 @@ def _argument(option: Option, value: str | bool | None) -> str:
     return "" if value is None else f"{option.flag}={value}"
 
 
+def _check_braces(where: str, words: Sequence[str]) -> None:
+    """Every brace is one of a step's name, or doubled."""
+    for word in words:
+        if re.search("[{}]", REFERENCE.sub("", word)):
+            raise UserError(
+                f"{where}: a brace alone in {word}. Write {{name}} for the run of a step, "
+                "{{ or }} for a brace itself."
+            )
+
+
 def _check_settings(where: str, step: Step, given: Mapping[str, Any], known: _Stage) -> None:
     """Have the stage check its settings, the names of runs being still those of steps."""
     values = {name: known.options[name].value(value) for name, value in given.items()}
@@ -145,8 +156,9 @@ def _check_settings(where: str, step: Step, given: Mapping[str, Any], known: _St
         RunOptions(label=label)
         known.config(**values)
     except UserError as error:
+        named = any(f"{{{name}}}" in str(error) for name in step.reads)
         # A file that an earlier step will have written cannot be there yet.
-        if not any(f"{{{name}}}" in str(error) for name in step.reads):
+        if not (named and isinstance(error, AbsentError)):
             raise UserError(f"{where}: {error}") from None
 
 

@@ -6,7 +6,6 @@ from transformers import AutoConfig, GPTNeoXConfig
 from sdlms.dynamic.limits import (
     decode_flops,
     decode_savings,
-    mlp_share,
     prefill_flops,
     prefill_savings,
 )
@@ -98,15 +97,6 @@ def test_a_gated_mlp_by_hand() -> None:
     both = decode_savings(square(n_up=2), "input", 0.25, context=50)
     assert both.bytes_reduction_mlp == pytest.approx(900 / 1200)
     assert both.limit == pytest.approx(1600 / 700)
-
-
-@pytest.mark.parametrize("n_up", [1, 2])
-@pytest.mark.parametrize("rule", RULES)
-def test_shares_of_matrices_of_one_size(rule: str, n_up: int) -> None:
-    saved = decode_savings(square(n_up), rule, 0.3, context=1)
-    share = mlp_share(RULES[rule].family, n_up, 0.3)
-    assert 1 - saved.bytes_reduction_mlp == pytest.approx(share)
-    assert saved.limit_mlp == pytest.approx(1 / share)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -36,6 +36,7 @@ def gated_run(
     kernel: float = 1.4,
     backend: str = "compiled",
     speedup_std: float | None = None,
+    keep: Sequence[float] = KEEP,
 ) -> Run:
     """A run whose sparsity reaches nine tenths of its limit, in logarithms.
 
@@ -46,7 +47,7 @@ def gated_run(
         | (_gains(rule, k, kernel, backend) if phase == "decode" else {})
         | {"speedup_std": speedup_std}
         for rule in rules
-        for k in KEEP
+        for k in keep
         for phase in phases
         for seed in ("0", "mean")
     ]

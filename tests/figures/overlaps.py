@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+from matplotlib.text import Text
+from matplotlib.transforms import Affine2D, Bbox
 
 SLACK = 1.0  # pixels that boxes may touch
 
@@ -24,8 +25,25 @@ def assert_nothing_overlaps(figure: Figure) -> None:
     for panel in figure.axes:
         for axis in (panel.xaxis, panel.yaxis):
             labels = [label for label in axis.get_ticklabels() if label.get_text()]
-            drawn = [label for label in labels if label.get_visible() and not label.get_rotation()]
-            assert_apart([label.get_window_extent(renderer) for label in drawn])
+            drawn = [label for label in labels if label.get_visible()]
+            assert_apart([turned_box(label, renderer) for label in drawn])
+
+
+def turned_box(label: Text, renderer: RendererAgg) -> Bbox:
+    """Where a label stands, seen so that its letters stand upright.
+
+    What is turned about its middle keeps its middle; boxes of labels that are turned alike
+    overlap as the labels do.
+    """
+    angle = label.get_rotation()
+    box = label.get_window_extent(renderer)
+    x, y = Affine2D().rotate_deg(-angle).transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
+    label.set_rotation(0)
+    upright = label.get_window_extent(renderer)
+    label.set_rotation(angle)
+    return Bbox.from_bounds(
+        x - upright.width / 2, y - upright.height / 2, upright.width, upright.height
+    )
 
 
 def assert_apart(boxes: Sequence[Bbox]) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from sdlms.errors import UserError
 from sdlms.figures.ablation import SERIES, ablation_figure
 from sdlms.runs.reading import Run
-from sdlms.storage.tables import Cell
+from sdlms.storage.tables import Cell, write_table
 from sdlms.structure.ablation_rows import ANY_UNITS, COLUMNS, SPECIFIC, UNDECIDED
 from tests.figures.overlaps import assert_nothing_overlaps
 from tests.figures.table_runs import ends_of, looks_of, table_run
@@ -90,6 +90,9 @@ def test_nothing_overlaps(tmp_path: Path, n_layers: int) -> None:
 def test_a_run_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     run = table_run(tmp_path, "si-modularity", {"si_modularity.csv": [{"layer": 0}]})
     with pytest.raises(UserError, match=r"ablated nothing; make it with --ablate\.$"):
+        ablation_figure(run, "a title")
+    write_table(run.path / "ablation.csv", COLUMNS, [])
+    with pytest.raises(UserError, match=r"ablation\.csv has no rows; there is nothing to draw\.$"):
         ablation_figure(run, "a title")
     run = table_run(tmp_path, "capture", {"sparsity.csv": [{"layer": 0}]})
     with pytest.raises(UserError, match=r"holds no ablation\.csv; a run of si-modularity"):

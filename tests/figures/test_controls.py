@@ -80,6 +80,16 @@ def test_the_legend_has_every_control_of_any_run(tmp_path: Path) -> None:
     assert [text.get_text() for text in legend.get_texts()] == [LABELS["none"], LABELS["reinit"]]
 
 
+def test_runs_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, model, ["none"]) for model in ("small", "small", "large")]
+    titles = [panel.get_title().splitlines() for panel in controls_figure(runs, "a title").axes]
+    assert titles == [
+        ["small", "mlp_act", runs[0].name],
+        ["small", "mlp_act", runs[1].name],
+        ["large", "mlp_act"],
+    ]
+
+
 @pytest.mark.parametrize("n_runs", [1, 2, 3, 5])
 def test_nothing_overlaps(tmp_path: Path, n_runs: int) -> None:
     runs = [make_run(tmp_path, f"model-{n}", list(LEVELS), 2 + n) for n in range(n_runs)]

@@ -95,6 +95,13 @@ def test_nothing_overlaps(tmp_path: Path, n_runs: int) -> None:
     assert first.get_ylabel() and first.get_xlabel().endswith("(%)")
 
 
+def test_runs_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    runs = [gated_run(tmp_path, rules=["random"]) for _ in range(2)]
+    figure = quality_figure(runs, "a title")
+    assert [panel.get_title() for panel in figure.axes] == [f"small\n{run.name}" for run in runs]
+    assert_nothing_overlaps(figure)
+
+
 def test_a_run_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"measured no quality; make it with --measure both\.$"):
         quality_figure([gated_run(tmp_path, phases=["decode"])], "a title")

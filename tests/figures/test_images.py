@@ -47,3 +47,9 @@ def test_what_would_be_large_is_dots() -> None:
 def test_a_letter_that_the_font_lacks_is_no_reason_to_stop() -> None:
     with own_style():
         assert picture_of(drawing(title="模型")).content
+
+
+def test_a_dollar_is_a_dollar() -> None:
+    with own_style():
+        dollars, none = (picture_of(drawing(title=title)) for title in (r"$\no$such", "1"))
+    assert len(dollars.content) > len(none.content)  # as formula it could not be read

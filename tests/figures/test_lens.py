@@ -21,10 +21,9 @@ ROWS = rows_of([9, 20, 30, 12, 1, 25], ["a", "b", "b", "a", "a", "b"])
 PLACES = [-1.0, -0.5, 0.0, 2.0]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
+def measured(artifacts: Path) -> Run:
     """A run of random numbers, without a model behind it."""
-    with RunWriter("logit-lens", {}, RunOptions(artifacts=tmp_path)) as out:
+    with RunWriter("logit-lens", {}, RunOptions(artifacts=artifacts)) as out:
         out.start({"model": {"name": "small"}}, {})
         write_lens(out.path / "lens.h5", ROWS, ["logit", "tuned"])
         with LensReader(out.path / "lens.h5") as reader:
@@ -33,6 +32,11 @@ def run(tmp_path: Path) -> Run:
         out.output("lens.h5")
         out.output("logit_lens.csv", columns=COLUMNS)
     return Run(out.path)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return measured(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from sdlms.errors import UserError
-from sdlms.figures.newest import MOST_BESIDE, artifacts_folder, chosen_run, reader_of, runs_beside
+from sdlms.figures.newest import artifacts_folder, chosen_run, holds, reader_of, runs_beside
+from sdlms.figures.panels import MOST_BESIDE
 from sdlms.runs.folder import make_writable
 from sdlms.runs.meta import META
 from sdlms.runs.reading import Run
 from tests.runs.small_runs import make_run
-from tests.scaling.small_runs import captured, model_of
+from tests.scaling.small_runs import captured, model_of, written
 
 
 def test_runs_lie_where_the_command_line_writes_them(
@@ -29,7 +30,7 @@ def test_runs_lie_where_the_command_line_writes_them(
 
 def test_without_a_run_the_command_is_named(work: Path) -> None:
     with pytest.raises(UserError, match=r"^no completed 'sae-train' run .* Make one: sdlms sae-t"):
-        chosen_run(work / "artifacts", "latest", "sae-train", holding="sae.csv")
+        chosen_run(work / "artifacts", "latest", "sae-train", holds("sae.csv"))
 
 
 def test_a_model_is_preferred_to_its_controls(work: Path) -> None:
@@ -42,14 +43,31 @@ def test_a_model_is_preferred_to_its_controls(work: Path) -> None:
     assert chosen_run(work / "artifacts", control.name, "capture").name == control.name
 
 
-def test_a_run_that_holds_a_file_is_preferred(work: Path) -> None:
-    first, second = captured(work, "small"), captured(work, "small")
-    make_writable(first.path)
-    (first.path / "more.csv").touch()
-    folder = work / "artifacts"
-    assert chosen_run(folder, "latest", "capture", holding="more.csv") == first
-    assert chosen_run(folder, "latest", "capture", holding="none.csv") == second
-    assert chosen_run(folder, "latest", "capture") == second
+def test_the_run_that_holds_most_of_what_is_wished_is_preferred(work: Path) -> None:
+    first, second, third = (captured(work, "small", sites=[site]) for site in ("a", "b", "a"))
+    for run in (first, second):
+        make_writable(run.path)
+        (run.path / "more.csv").touch()
+    folder, more, none = work / "artifacts", holds("more.csv"), holds("none.csv")
+    of_a, of_both = holds("sparsity.csv", site="a"), holds("sparsity.csv", site="a", task="b")
+    for wishes, chosen in {
+        (): third,
+        (more,): second,
+        (none,): third,
+        (more, none): second,
+        (of_a,): third,
+        (of_a, more): first,
+        (of_both,): third,
+        (holds("sparsity.csv", column="a"), holds("none.csv", site="a"), more): second,
+    }.items():
+        assert chosen_run(folder, "latest", "capture", *wishes) == chosen
+
+
+def test_a_control_that_holds_all_is_no_model(work: Path) -> None:
+    model = captured(work, "small", sites=["resid_post"])
+    captured(work, "small", control="reinit")
+    wish = holds("sparsity.csv", site="mlp_act")
+    assert chosen_run(work / "artifacts", "latest", "capture", wish) == model
 
 
 def test_damaged_runs_are_passed_over(work: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,6 +89,26 @@ def test_the_newest_of_each_model_stand_beside_each_other(work: Path) -> None:
     folder = work / "artifacts"
     assert runs_beside(folder, large) == [small, medium, large]
     assert runs_beside(folder, old) == [old, medium, large]
+
+
+def test_only_runs_that_hold_what_is_drawn_stand_beside_it(work: Path) -> None:
+    """As in the study, where the newest capture of a model is of the residual stream."""
+    small, old = captured(work, "small"), captured(work, "medium", sites=["mlp_act", "resid_post"])
+    captured(work, "medium", sites=["resid_post"])
+    captured(work, "large", sites=["resid_post"])
+    need = holds("sparsity.csv", site="mlp_act")
+    assert runs_beside(work / "artifacts", small, need) == [small, old]
+
+
+def test_only_runs_on_the_same_data_sets_stand_beside_each_other(work: Path) -> None:
+    def on(model: str, *digests: str) -> Run:
+        read = [{"dataset": "hub/name", "sha256": digest} for digest in digests]
+        data = [{"task": "qa", "sources": {}, "datasets": read}]
+        resolved = {"model": model_of(model), "data": data, "control": "none"}
+        return written(work, "capture", {}, resolved, {})
+
+    small, medium, _, _ = on("small", "a"), on("medium", "a"), on("large", "b"), on("huge")
+    assert runs_beside(work / "artifacts", small) == [small, medium]
 
 
 def test_no_more_runs_than_fit_into_a_picture(work: Path) -> None:

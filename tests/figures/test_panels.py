@@ -14,11 +14,15 @@ from sdlms.figures.panels import (
     add_frame,
     draw_task,
     numbers,
-    quieten,
+    rows_to_draw,
     site_rows,
+    stand_on_zero,
     task_styles,
+    told_apart,
 )
+from sdlms.runs.reading import Run
 from sdlms.storage.tables import write_table
+from tests.figures.table_runs import table_run
 
 ROWS = [{"task": f"task {number % 50}", "site": "mlp_act"} for number in range(100)]
 
@@ -41,11 +45,26 @@ def test_one_task_stands_in_the_middle() -> None:
 
 def test_only_the_sites_rows_are_read_and_an_absent_site_is_one_line(tmp_path: Path) -> None:
     rows = [{"site": site, "layer": layer} for layer in (0, 1) for site in ("mlp_act", "resid")]
-    write_table(tmp_path / "sparsity.csv", ["site", "layer"], rows)
-    found = site_rows(tmp_path / "sparsity.csv", "resid")
+    run = table_run(tmp_path, "capture", {"sparsity.csv": rows})
+    found = site_rows(run, "resid")
     assert list(numbers(found, "layer")) == [0.0, 1.0]
     with pytest.raises(UserError, match="'mlp_out' was not captured; this run holds mlp_act, res"):
-        site_rows(tmp_path / "sparsity.csv", "mlp_out")
+        site_rows(run, "mlp_out")
+
+
+def test_an_empty_table_is_one_line(tmp_path: Path) -> None:
+    run = table_run(tmp_path, "probe", {"probe.csv": [{"layer": 1}]})
+    assert rows_to_draw(run, "probe.csv", "probe") == [{"layer": "1"}]
+    write_table(tmp_path / "probe.csv", ["layer"], [])
+    with pytest.raises(UserError, match=r"probe\.csv has no rows; there is nothing to draw\.$"):
+        rows_to_draw(Run(tmp_path), "probe.csv", "probe")
+    with pytest.raises(UserError, match=r"holds no sae\.csv; a run of sae-train is needed\.$"):
+        rows_to_draw(run, "sae.csv", "sae-train")
+
+
+def test_names_that_are_the_same_get_the_name_of_their_run() -> None:
+    runs = [Run(Path(f"artifacts/{name}")) for name in "abc"]
+    assert told_apart(["small", "large", "small"], runs) == ["small\na", "large", "small\nc"]
 
 
 def test_points_are_shifted_and_intervals_are_two_standard_errors_wide() -> None:
@@ -58,7 +77,7 @@ def test_points_are_shifted_and_intervals_are_two_standard_errors_wide() -> None
     assert points.get_marker() == style.marker
     low, high = lines.get_segments()[0][:, 1]
     assert (low, high) == pytest.approx((0.3 - CONFIDENCE_95 * 0.02, 0.3 + CONFIDENCE_95 * 0.02))
-    quieten(panel)
+    stand_on_zero(panel)
     assert panel.get_ylim()[0] == 0 and panel.get_ylim()[1] > high
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sdlms.errors import UserError
-from sdlms.figures.scaling import HEADLINES, stages_joined, trends_figure
+from sdlms.figures.panels import COLOURS
+from sdlms.figures.scaling import HEADLINES, LEAST_SPAN, stages_joined, trends_figure
 from sdlms.runs.reading import Run
 from sdlms.scaling.joining import COLUMNS
 from sdlms.scaling.metrics import metrics_of
@@ -26,7 +28,12 @@ def row(
     return dict.fromkeys(COLUMNS, "") | {
         **{"stage": stage, "site": "mlp_act", "kind": "neuron", "task": "all", "metric": metric},
         **{"unit": "fraction", "relative_depth": depth, "model": model},
-        **{"n_parameters": MODELS[model], "value": value, "low": value - 0.2, "high": value + 0.1},
+        **{
+            "n_parameters": MODELS.get(model, 0),
+            "value": value,
+            "low": value - 0.2,
+            "high": value + 0.1,
+        },
         **cells,
     }
 
@@ -100,7 +107,53 @@ def test_tasks_are_lines_where_the_stage_has_no_others(run: Run) -> None:
                 assert ends == (pytest.approx(value - 0.2), pytest.approx(value + 0.1))
         assert len(looks_of(panel.containers)) == len(TASKS)
         assert len({line.get_linestyle() for line in panel.lines}) > len(TASKS)
+        for t in range(len(TASKS)):
+            joined = [line.get_ydata().tolist() for line in panel.lines if leads(line, t)]
+            assert joined == [[t, t + 1], [t + 1, t + 2]]
     assert_nothing_overlaps(figure)
+
+
+def leads(line: Line2D, index: int) -> bool:
+    """Whether it leads from model to model, in the colour of a task."""
+    return line.get_color() == COLOURS[index] and line.get_marker() == "None"
+
+
+def test_models_of_one_size_stand_side_by_side_with_no_line_between(tmp_path: Path) -> None:
+    sizes = {"small": 10**6, "medium": 10**7, "medium-relu": 10**7, "large": 10**8, "huge": 10**9}
+    rows = [
+        row("logit-lens", "entropy_nats", model, "0.5", number, n_parameters=str(size))
+        for number, (model, size) in enumerate(sizes.items())
+    ]
+    run = table_run(tmp_path, "scaling", {"scaling.csv": rows})
+    figure = trends_figure(run, "a title", "logit-lens")
+    (panel,) = drawn(figure)
+    places, values = panel.containers[0][0].get_data()
+    assert values.tolist() == [0, 1, 2, 3, 4]
+    assert places[1] < 10**7 < places[2]
+    assert np.log10(places) == pytest.approx([6, 7, 7, 8, 9], abs=0.1)
+    joined = [line.get_ydata().tolist() for line in panel.lines if leads(line, 0)]
+    assert joined == [[3, 4]]
+    names = [label.get_text() for label in panel.get_xticklabels()]
+    assert names[1] == "medium (10 M)\nmedium-relu (10 M)" and len(names) == 4
+    assert "models of one size stand side by side" in " ".join(figure.get_suptitle().split())
+    assert_nothing_overlaps(figure)
+
+
+@pytest.mark.parametrize("values", [(1.0, 0.9974, 1.0), (0.0, 0.002, 0.001), (0.4, 0.5, 0.9)])
+def test_a_small_difference_of_shares_looks_small(
+    tmp_path: Path, values: tuple[float, ...]
+) -> None:
+    rows = [
+        row("logit-lens", "accuracy", model, "0.5", value, low="", high="")
+        for model, value in zip(MODELS, values, strict=True)
+    ]
+    figure = trends_figure(table_run(tmp_path, "scaling", {"scaling.csv": rows}), "t", "logit-lens")
+    (panel,) = drawn(figure)
+    low, high = panel.get_ylim()
+    assert high - low >= LEAST_SPAN * 0.999
+    assert low < min(values) and max(values) < high
+    if max(values) - min(values) < 0.01:
+        assert -0.01 < low and high < 1.01
 
 
 def test_rules_are_lines_of_all_tasks_at_one_fraction(run: Run) -> None:

@@ -1,5 +1,7 @@
 """Models side by side: shares that compare across widths, places that compare across depths."""
 
+from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from matplotlib.figure import Figure
 from sdlms.acts.sparsity import COLUMNS
 from sdlms.errors import UserError
 from sdlms.figures.panels import CONFIDENCE_95
-from sdlms.figures.sizes import sizes_figure
+from sdlms.figures.sizes import model_rows, sizes_figure
+from sdlms.figures.sparsity import UNDEFINED
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.storage.tables import write_table
@@ -20,24 +23,30 @@ SIZES = {"small": (3, 100), "large": (6, 400)}  # n_layers, n_units
 
 
 def make_run(
-    artifacts: Path, model: str, layers: list[int] | None = None, control: str = "none"
+    artifacts: Path,
+    model: str,
+    layers: list[int] | None = None,
+    control: str = "none",
+    tasks: Sequence[str] = TASKS,
+    site: str = "mlp_act",
 ) -> Run:
     """A capture run with a made-up table: task t of layer n has fraction 0.1 + n/100 + t/1000."""
     n_layers, n_units = SIZES[model]
+    is_stream = site != "mlp_act"
     rows = [
         {
             **dict.fromkeys(COLUMNS, 0.0),
             "layer": layer,
-            "site": "mlp_act",
+            "site": site,
             "task": task,
             "n_units": n_units,
-            "activation_fraction": 0.1 + layer / 100 + number / 1000,
-            "activation_fraction_se": 0.01,
+            "activation_fraction": nan if is_stream else 0.1 + layer / 100 + number / 1000,
+            "activation_fraction_se": nan if is_stream else 0.01,
             "participation_ratio": n_units * (0.2 + layer / 100),
             "participation_ratio_se": n_units * 0.02,
         }
         for layer in (range(n_layers) if layers is None else layers)
-        for number, task in enumerate(TASKS)
+        for number, task in enumerate(tasks)
     ]
     with RunWriter("capture", {}, RunOptions(artifacts=artifacts)) as out:
         out.start({"model": {"name": model, "n_layers": n_layers}, "control": control}, {})
@@ -114,6 +123,40 @@ def test_rows_share_their_axis_which_begins_at_zero(figure: Figure) -> None:
 
 def test_nothing_overlaps(figure: Figure) -> None:
     assert_nothing_overlaps(figure)
+
+
+def test_one_model_and_many_tasks_fit_into_the_figure(tmp_path: Path) -> None:
+    tasks = ("python_code", "math", "qa", "prose", "dialogue", "reasoning")
+    run = make_run(tmp_path, "small", tasks=tasks)
+    assert_nothing_overlaps(sizes_figure([run], "Sparsity of MLP neurons, model beside model"))
+
+
+def test_a_site_without_an_activation_fraction_says_so(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, model, site="resid_post") for model in SIZES]
+    figure = sizes_figure(runs, "a title", site="resid_post")
+    fractions, ratios = panels_of(figure)
+    for panel in fractions:
+        assert [text.get_text() for text in panel.texts] == [UNDEFINED] and not panel.axison
+        assert panel.get_title().endswith(" units")
+    assert all(panel.axison and not panel.texts for panel in ratios)
+    assert "neurons" not in ratios[0].get_ylabel()
+    assert_nothing_overlaps(figure)
+
+
+def test_runs_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, "small", [layer]) for layer in (1, 2)]
+    figure = sizes_figure(runs, "a title")
+    titles = [panel.get_title().splitlines() for panel in panels_of(figure)[0]]
+    assert [lines[:2] for lines in titles] == [["small", run.name] for run in runs]
+    assert_nothing_overlaps(figure)
+
+
+def test_controls_and_other_sites_do_not_stand_among_models(tmp_path: Path) -> None:
+    assert len(model_rows(make_run(tmp_path, "small"))) == 9
+    with pytest.raises(UserError, match=r"is a control \(reinit\), no model\.$"):
+        model_rows(make_run(tmp_path, "small", control="reinit"))
+    with pytest.raises(UserError, match="'mlp_act' was not captured; this run holds resid_post"):
+        model_rows(make_run(tmp_path, "small", site="resid_post"))
 
 
 def test_a_run_that_holds_some_layers_is_drawn_where_they_are(tmp_path: Path) -> None:

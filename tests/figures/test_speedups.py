@@ -58,6 +58,25 @@ def test_the_spread_over_seeds_is_drawn_where_there_is_one(tmp_path: Path) -> No
     assert_nothing_overlaps(figure)
 
 
+def test_one_seed_is_said_to_have_no_interval(tmp_path: Path) -> None:
+    figure = speed_figure([gated_run(tmp_path, rules=["post-norm"])], "a title")
+    assert "one seed, so no intervals" in " ".join(figure.get_suptitle().splitlines())
+
+
+def test_runs_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    runs = [gated_run(tmp_path, rules=["input"]) for _ in range(2)]
+    figure = speed_figure(runs, "a title")
+    titles = [panel.get_title().splitlines() for panel in figure.axes[:2]]
+    assert titles == [["small", "input, compiled, float32", run.name] for run in runs]
+    assert_nothing_overlaps(figure)
+
+
+def test_a_run_that_kept_all_is_one_line(tmp_path: Path) -> None:
+    run = gated_run(tmp_path, rules=["post-norm"], keep=[1.0])
+    with pytest.raises(UserError, match=r"kept all neurons: nothing to compare; name a fraction b"):
+        speed_figure([run], "a title")
+
+
 def test_there_is_a_column_for_each_rule_and_backend(tmp_path: Path) -> None:
     rules = ["post-norm", "input"]
     runs = [gated_run(tmp_path, rules=rules, backend=name) for name in ("torch", "compiled")]

@@ -46,29 +46,45 @@ def notebook(name: str) -> Any:
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
 
 
+def code_cells(name: str) -> list[Any]:
+    """The code cells of a notebook, with their tags."""
+    return [cell for cell in notebook(name).cells if cell.cell_type == "code"]
+
+
 def code_of(name: str) -> list[str]:
-    """The code cells of a notebook."""
-    return [cell.source for cell in notebook(name).cells if cell.cell_type == "code"]
+    """What stands in them."""
+    return [cell.source for cell in code_cells(name)]
 
 
-def execute(names: Sequence[str], artifacts: Path, *, first_cell_only: bool = False) -> Executed:
-    """Run notebooks one after another, on past errors, in their own folder.
+def execute(
+    names: Sequence[str],
+    artifacts: Path,
+    *,
+    first_cell_only: bool = False,
+    allow_errors: bool = True,
+) -> Executed:
+    """Run notebooks one after another in their own folder.
 
     Args:
         names: of the notebooks.
         artifacts: what `SDLMS_ARTIFACTS` says.
         first_cell_only: leave out all but the first code cell of each.
+        allow_errors: run on past every error; otherwise only past those of cells that are tagged
+            as such which may fail, as Jupyter does.
+
+    Raises:
+        CellExecutionError: another cell failed.
     """
     whole, spans = nbformat.v4.new_notebook(), {}
     for name in names:
         begin = f"%reset -f\n%env SDLMS_ARTIFACTS={artifacts}"
-        code = code_of(name)[: 1 if first_cell_only else None]
-        spans[name] = slice(len(whole.cells) + 1, len(whole.cells) + 1 + len(code))
-        whole.cells += map(nbformat.v4.new_code_cell, [begin, *code])
+        cells = code_cells(name)[: 1 if first_cell_only else None]
+        spans[name] = slice(len(whole.cells) + 1, len(whole.cells) + 1 + len(cells))
+        whole.cells += [nbformat.v4.new_code_cell(begin), *cells]
     whole.cells.append(nbformat.v4.new_code_cell(MODULES))
     resources = {"metadata": {"path": str(NOTEBOOKS)}}
     NotebookClient(
-        whole, timeout=600, allow_errors=True, kernel_name="python3", resources=resources
+        whole, timeout=600, allow_errors=allow_errors, kernel_name="python3", resources=resources
     ).execute()
     modules = set(whole.cells[-1].outputs[0].text.split())
     return Executed({name: whole.cells[span] for name, span in spans.items()}, modules)

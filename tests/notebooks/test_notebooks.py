@@ -11,9 +11,10 @@ import nbformat
 import numpy as np
 import pytest
 
+from sdlms.runs.reading import list_runs
 from sdlms.storage.files import sha256_of
 from tests.notebooks.execution import NOTEBOOKS, Executed, code_of, execute, notebook
-from tests.notebooks.study_runs import make_study
+from tests.notebooks.study_runs import make_lean_study, make_study
 
 # How many figures each shows of the study.
 FIGURES = {
@@ -25,10 +26,19 @@ FIGURES = {
     "scaling": 1,  # of one stage
     "si_modularity": 3,  # controls, communities, ablation
 }
+# What a study lacks that was made without graphs, ablation, speed and a tuned lens.
+LACKING = {
+    ("dynamic_k", "speed-figure"): "measured no speed; make it with --measure both.",
+    ("logit_lens", "tuned-map-figure"): "its lenses are: logit.",
+    ("si_modularity", "communities-figure"): "made no graphs; make it without --no-graph.",
+    ("si_modularity", "ablation-figure"): "ablated nothing; make it with --ablate.",
+    ("si_modularity", "ablation-table"): "holds no ablation.csv; a run of si-modularity --ablate",
+}
 STAGES = {name: name.replace("_", "-") for name in FIGURES}
 HEAVY = {"torch", "transformers", "sae_lens", "sklearn", "networkx", "fastapi"}
 COMPUTES = {f"sdlms.{layer}" for layer in ("models", "acts", "stages", "sae", "lens", "numerics")}
 ALLOWED = ("pandas", "matplotlib", "pathlib", "sdlms.runs", "sdlms.storage", "sdlms.figures")
+RESULT = "execute_result"
 MOST_LINES = 8  # of a cell, beside imports and settings: logic belongs into the library
 LINK = re.compile(r"\]\(([^)#]+)(?:#([^)]+))?\)")
 
@@ -83,7 +93,7 @@ def test_a_notebook_draws_the_study(executed: Executed, name: str) -> None:
 @pytest.mark.slow
 @every_notebook
 def test_tables_have_rows_and_intervals(executed: Executed, name: str) -> None:
-    results = [result.data for result in executed.outputs(name, "execute_result")]
+    results = [result.data for result in executed.outputs(name, RESULT)]
     tables = [data["text/html"] for data in results if "text/html" in data]
     numbers, settings = tables[:-1], tables[-1]
     assert "seed" in settings
@@ -100,6 +110,16 @@ def test_a_control_is_not_taken_for_the_model(executed: Executed, artifacts: Pat
     assert all((artifacts / name.strip("'")).is_dir() for name in runs)
     assert "sdlms-small" in str(executed.cells["capture"][-1].outputs[0].data["text/html"])
     assert "none" in str(executed.cells["capture"][-1].outputs[0].data["text/html"])
+
+
+@pytest.mark.slow
+def test_the_newest_run_is_not_always_the_one_to_show(executed: Executed, artifacts: Path) -> None:
+    newest = {run.stage: run.name for run in list_runs(artifacts)}
+    for name in ("capture", "dynamic_k", "logit_lens", "si_modularity"):
+        shown = executed.cells[name][0].outputs[0].data["text/plain"].strip("'")
+        assert shown != newest[STAGES[name]]
+    tables = [result.data.get("text/html", "") for result in executed.outputs("capture", RESULT)]
+    assert any("mlp_act" in table for table in tables)
 
 
 @pytest.mark.slow
@@ -171,10 +191,30 @@ def test_cells_are_short(name: str) -> None:
         assert len(ast.unparse(ast.Module(cell, [])).splitlines()) <= MOST_LINES
 
 
+@pytest.mark.slow
+def test_what_is_lacking_is_one_line_and_does_not_stop_the_rest(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    make_lean_study(artifacts, tmp_path)
+    done = execute(list(FIGURES), tmp_path, allow_errors=False)
+    errors = {
+        (name, cell.id): output.traceback
+        for name, cells in done.cells.items()
+        for cell in cells
+        for output in cell.outputs
+        if output.output_type == "error"
+    }
+    assert set(errors) == set(LACKING)
+    for place, (line,) in errors.items():
+        assert line.startswith("sdlms: ") and LACKING[place] in line
+    for name in ("capture", "probe", "sae_train", "scaling"):
+        assert len(done.pictures(name)) == FIGURES[name]
+
+
 @every_notebook
-def test_what_may_be_lacking_does_not_stop_the_rest(name: str) -> None:
-    cells = [cell for cell in notebook(name).cells if cell.cell_type == "code"]
-    assert "raises-exception" not in cells[0].metadata.get("tags", [])  # without a run all stops
+def test_without_a_run_all_stops(name: str) -> None:
+    first, *_ = (cell for cell in notebook(name).cells if cell.cell_type == "code")
+    assert "raises-exception" not in first.metadata.get("tags", [])
 
 
 def anchors(document: Path) -> set[str]:

@@ -59,6 +59,20 @@ def test_runs_become_what_the_earlier_commands_made(tmp_path: Path) -> None:
     assert '"${capture_1}"' in text and '"${capture_2},' in text
 
 
+def test_a_path_in_a_run_begins_with_what_the_earlier_command_made(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    read, beside = (made(runs, stage, {}) for stage in ("sae-train", "logit-lens"))
+    member = f"artifacts/{read.name}/sae/$HOME, 1/k_16"
+    config = {"sae": [member, "elsewhere"], "lens": f"{beside.path}/tuned_lens/", "acts": "x/y"}
+    last = made(runs, "sae-evaluate", config, read)
+    text = script(lineage_of([last, beside]))  # that it lies in a run of the report is enough
+    *_, words = executed(text, tmp_path)
+    assert words == [
+        *("sae-evaluate", "--sae", r"/runs/sae-train/sae/$HOME\, 1/k_16,elsewhere"),
+        *("--lens", "/runs/logit-lens/tuned_lens", "--acts", "x/y"),
+    ]
+
+
 @pytest.mark.parametrize("name", ["$(touch owned)", "a'b", 'a"b', "x\ny", "; touch owned #", "-x"])
 def test_no_setting_can_run_anything(tmp_path: Path, name: str) -> None:
     run = made(tmp_path / "runs", "capture", {"model": name, "texts": f"{name}.txt"})

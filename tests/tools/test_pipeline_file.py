@@ -1,5 +1,6 @@
 """Every word of a pipeline is checked before its first step runs."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ import pytest
 from sdlms.chain import Step
 from sdlms.cli import NAMED
 from sdlms.command import StageConfig
-from sdlms.errors import UserError
+from sdlms.errors import AbsentError, UserError
 from sdlms.options import Verbatim
 from sdlms.tools.pipeline_file import read_pipeline
 
@@ -43,9 +44,10 @@ class Reading(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.labels and not Path(self.labels).is_file():
-            raise UserError(f"--labels {self.labels}: no such file.")
+            raise AbsentError(f"--labels {self.labels}: no such file.")
 
 
+CONFIGS = {name: stage.Config for name, stage in NAMED.items()}
 STAGES: dict[str, type] = {"make": Making, "read-it": Reading}
 
 
@@ -138,6 +140,11 @@ MAKE, READ = '[[step]]\nstage = "make"\n', '[[step]]\nstage = "read-it"\n'
             f"{MAKE}{READ}acts = '{{mkae}}'",
             "step read-it reads {mkae}, but there is no such step. D",
         ),
+        (
+            f"{MAKE}{READ}acts = '{{make'",
+            "step read-it: a brace alone in --acts={make. Write {name} for the run of a step, ",
+        ),
+        (f"{MAKE}words = ['a', ' }}']", "step make: a brace alone in --words=a, }. Write"),
         (f"{READ}acts = '{{}}'\n", "step read-it reads {}, but there is no such step."),
         (f"{READ}acts = '{{make}}'\n{MAKE}", "step read-it reads {make}, which is not done before"),
         (
@@ -169,12 +176,36 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         read_pipeline(tmp_path / "none.toml", STAGES)
 
 
-def test_conflicts_of_settings_are_found_without_the_runs_that_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (
+            'stage = "sae-train"\nacts = "{capture}"\nmodel = "sdlms-small"',
+            "step sae-train: --acts is trained on alone: leave out",
+        ),
+        (
+            'stage = "logit-lens"\ntuned = true\ntuned_lens = "{capture}"',
+            "step logit-lens: --tuned trains a lens and --tuned-lens {capture} reads one.",
+        ),
+        (
+            'stage = "probe"\nlabels = "none.csv"\nacts = "{capture}"',
+            "step probe: --labels none.csv: neither 'task' nor a file that exists.",
+        ),
+    ],
+)
+def test_conflicts_of_settings_are_found_without_the_runs_that_are_named(
+    tmp_path: Path, step: str, message: str
+) -> None:
+    file = tmp_path / "steps.toml"
+    file.write_text(f'[[step]]\nstage = "capture"\n[[step]]\n{step}\n')
+    with pytest.raises(UserError, match=re.escape(f"{file}: {message}")):
+        read_pipeline(file, CONFIGS)
+
+
+def test_labels_that_an_earlier_step_will_write_are_not_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "steps.toml"
     file.write_text(
         '[[step]]\nstage = "capture"\n'
-        '[[step]]\nstage = "sae-train"\nacts = "{capture}"\nmodel = "sdlms-small"\n'
+        '[[step]]\nstage = "probe"\nacts = "{capture}"\nlabels = "{capture}/labels.csv"\n'
     )
-    configs = {name: stage.Config for name, stage in NAMED.items()}
-    with pytest.raises(UserError, match="step sae-train: --acts is trained on alone: leave out"):
-        read_pipeline(file, configs)
+    assert [step.stage for step in read_pipeline(file, CONFIGS)] == ["capture", "probe"]
