@@ -136,4 +136,4 @@ def _write(title: str, lineage: "Lineage", out: RunWriter) -> None:
     write_atomically(out.path / REPORT, content)
     out.output(REPORT)
     n_figures = sum(each.picture is not None for stage in pictures.values() for each in stage)
-    LOGGER.info(f"{len(runs):,} runs, {n_figures:,} figures, {readable_bytes(len(content))}")
+    LOGGER.info(f"runs: {len(runs):,}, figures: {n_figures:,}, {readable_bytes(len(content))}")

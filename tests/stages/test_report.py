@@ -162,4 +162,4 @@ def test_what_happens_is_logged(
     assert cli("report") == 0
     err = capsys.readouterr().err
     assert f"shown too, as they were read: {runs[0].name}" in err
-    assert "2 runs, 1 figures" in err
+    assert "runs: 2, figures: 1" in err
