@@ -83,7 +83,7 @@ def activations(
     position: int,
     question: Question,
     given_up: Flag,
-) -> Generator[Json]:
+) -> Generator[Json | None]:
     """The header, then a line per state, the final one first.
 
     Where rows of the context have to be measured, the panel of the clicked position alone comes
@@ -102,13 +102,14 @@ def activations(
     return _panels(core, filler, click)
 
 
-def _panels(core: Core, filler: Filler, click: Click) -> Generator[Json]:
-    """What is known at once, and the whole."""
+def _panels(core: Core, filler: Filler, click: Click) -> Generator[Json | None]:
+    """What is known at once, and the whole; None stands before what may take long."""
     rows = _stored(core, click.opened, click.lens, click.positions)
     missing: list[int] = np.flatnonzero(~rows.present).tolist()
     clicked = len(click.positions) - 1
     if missing and clicked not in missing:
         yield from _panel(core, click, rows.last())
+        yield None
     if missing:
         left = [click.positions[place] for place in missing]
         hidden = hidden_of(core, click.opened, left, given_up=click.given_up)
@@ -120,6 +121,7 @@ def _panels(core: Core, filler: Filler, click: Click) -> Generator[Json]:
             _measure(core, filler, click, rows, wanted)
             if some == [clicked] != missing:
                 yield from _panel(core, click, rows.last())
+                yield None
     yield from _panel(core, click, rows)
 
 

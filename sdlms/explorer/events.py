@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, wait
 from contextlib import suppress
+from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Lock
@@ -15,6 +17,8 @@ from sdlms.progress import LOGGER
 
 Item = TypeVar("Item")
 NOTHING = object()
+AT_ONCE_SECONDS = 0.01  # what takes no longer is handed out together,
+MOST_AT_ONCE = 32  # and no more items than that
 
 
 class Pieces(Generic[Item]):
@@ -24,12 +28,16 @@ class Pieces(Generic[Item]):
     """
 
     def __init__(
-        self, items: Generator[Item], given_up: Flag | None = None, first: Item | object = NOTHING
+        self,
+        items: Generator[Item | None],
+        given_up: Flag | None = None,
+        first: Item | object = NOTHING,
     ) -> None:
         """Nothing is made.
 
         Args:
-            items: all of them, behind the first one where that is given.
+            items: all of them, behind the first one where that is given. None is no item, but says
+                that the next one may take long.
             given_up: set when nobody wants more; an item that is being made may end early then.
             first: made already.
         """
@@ -47,8 +55,29 @@ class Pieces(Generic[Item]):
 
     def __next__(self) -> Item:
         with self._lock:
-            first, self._first = self._first, NOTHING
-            return next(self._items) if first is NOTHING else first  # type: ignore[return-value]
+            while (item := self._next()) is None:
+                pass
+        if item is NOTHING:
+            raise StopIteration
+        return item  # type: ignore[return-value]
+
+    def _next(self) -> Item | object | None:
+        """One item, None, or the mark behind the last; who takes it holds the lock."""
+        first, self._first = self._first, NOTHING
+        return next(self._items, NOTHING) if first is NOTHING else first
+
+    def take(self) -> list[Item]:
+        """The next item, with those that come at once behind it; nothing at the end."""
+        some: list[Item] = []
+        with self._lock:
+            end = time.monotonic() + AT_ONCE_SECONDS
+            while not some or (len(some) < MOST_AT_ONCE and time.monotonic() < end):
+                item = self._next()
+                if item is not None and item is not NOTHING:
+                    some.append(item)  # type: ignore[arg-type]
+                elif some or item is NOTHING:
+                    break
+        return some
 
     def give_up(self) -> None:
         """Say that nobody wants more; at once."""
@@ -101,6 +130,17 @@ class Ahead(Generic[Item]):
         self._is_read = True
         self._end.result()
         raise StopIteration
+
+    def take(self) -> list[Item]:
+        """The next item, with those that are made already; nothing at the end."""
+        some = [item for item in islice(self, 1)]
+        with suppress(Empty):
+            while 0 < len(some) < MOST_AT_ONCE:
+                if (item := self._made.get_nowait()) is NOTHING:
+                    self._made.put(NOTHING)  # for whoever reads on
+                    break
+                some.append(item)  # type: ignore[arg-type]
+        return some
 
     def give_up(self) -> None:
         """Say that nobody wants more; at once."""

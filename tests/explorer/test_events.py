@@ -1,10 +1,11 @@
 import threading
+import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from sdlms.explorer.events import Ahead, Pieces
+from sdlms.explorer.events import AT_ONCE_SECONDS, Ahead, Pieces
 from sdlms.explorer.refusals import BadRequest, Closed
 
 
@@ -83,6 +84,30 @@ def test_a_piece_that_is_being_made_is_made_to_its_end_before_it_closes() -> Non
     assert log[-1] == "ended"
 
 
+def test_what_comes_at_once_is_handed_out_together() -> None:
+    def items() -> Generator[int | None]:
+        yield 1
+        yield 2
+        yield None  # the next one takes long
+        yield None
+        yield 3
+
+    pieces = Pieces(items())
+    assert [pieces.take(), pieces.take(), pieces.take()] == [[1, 2], [3], []]
+    assert list(Pieces(items())) == [1, 2, 3]
+    assert [len(some) for some in iter(Pieces(n for n in range(70)).take, [])] == [32, 32, 6]
+
+
+def test_what_takes_a_moment_is_handed_out_alone() -> None:
+    def items() -> Generator[int]:
+        for n in range(3):
+            time.sleep(2 * AT_ONCE_SECONDS)
+            yield n
+
+    pieces = Pieces(items())
+    assert [pieces.take() for _ in range(4)] == [[0], [1], [2], []]
+
+
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as opened:
@@ -139,3 +164,36 @@ def test_closing_gives_up_waits_and_ends_who_reads(threads: ThreadPoolExecutor) 
     assert reading.result(10) == []
     ahead.close()
     assert list(ahead) == []
+
+
+def test_what_is_made_already_is_taken_together(threads: ThreadPoolExecutor) -> None:
+    ahead = Ahead(numbers([]), threading.Event(), threads)
+    wait([ahead._end])
+    assert [ahead.take(), ahead.take(), ahead.take()] == [[0, 1, 2, 3, 4], [], []]
+    assert list(ahead) == []
+
+
+def test_nobody_waits_for_an_item_to_take_the_one_before(threads: ThreadPoolExecutor) -> None:
+    goes_on = threading.Event()
+
+    def items() -> Generator[int]:
+        yield 0
+        goes_on.wait(10)
+        yield 1
+
+    ahead = Ahead(items(), threading.Event(), threads)
+    assert ahead.take() == [0]
+    goes_on.set()
+    assert [ahead.take(), ahead.take()] == [[1], []]
+
+
+def test_what_goes_wrong_is_raised_behind_what_was_made(threads: ThreadPoolExecutor) -> None:
+    def items() -> Generator[int]:
+        yield 0
+        raise BadRequest("no")
+
+    ahead = Ahead(items(), threading.Event(), threads)
+    wait([ahead._end])
+    assert ahead.take() == [0]
+    with pytest.raises(BadRequest):
+        ahead.take()

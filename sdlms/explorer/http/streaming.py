@@ -8,7 +8,7 @@ ends a generation.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Event as Flag
 from typing import Any, Protocol, TypeVar
@@ -40,6 +40,9 @@ class Items(Protocol):
 
     def __next__(self) -> Any:
         """Make one more item."""
+
+    def take(self) -> Sequence[Any]:
+        """One more item, and those that need no waiting for; nothing at the end."""
 
     def give_up(self) -> None:
         """Say that nobody wants more; does not wait."""
@@ -154,13 +157,18 @@ async def _call_when_gone(request: Request, callback: Callable[[], None]) -> Non
 async def _lines(items: Items) -> AsyncIterator[bytes]:
     """The items as lines."""
     try:
-        async for item in iterate_in_threadpool(items):
-            yield _line(item)
+        while lines := await run_in_threadpool(_next_lines, items):
+            yield lines
     except Refusal as refusal:
         yield _line({"event": "error", "status": refusal.status, "detail": str(refusal)})
     except Exception:  # the status was sent long ago; what is logged is up to the server
         yield _line({"event": "error", "status": 500, "detail": FAILED})
         raise
+
+
+def _next_lines(items: Items) -> bytes:
+    """What comes together; nothing at the end."""
+    return b"".join(map(_line, items.take()))
 
 
 def _line(item: Mapping[str, Any]) -> bytes:
