@@ -1,13 +1,13 @@
 """Answers that come when the reader is elsewhere already, and what happens without the reader."""
 
-from collections.abc import Callable
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Request, Route, expect
 
-from tests.explorer.browser import FIRST, Explorer, positions
+from tests.explorer.browser import FIRST, WAIT_SECONDS, Explorer, positions
 
 pytestmark = pytest.mark.slow
 Conversation = dict[str, Any]
@@ -22,7 +22,10 @@ def held(explorer: Explorer, path: str) -> list[Route]:
 
 def let_go(explorer: Explorer, routes: list[Route]) -> None:
     """Let the first go on, until the page has its answer."""
-    explorer.page.wait_for_function("true")  # the route is known here by then
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not routes:
+        assert time.monotonic() < deadline, "nothing was asked"
+        explorer.page.wait_for_timeout(20)
     [route, *_] = routes
     with explorer.page.expect_response(route.request.url):
         route.continue_()
@@ -124,25 +127,21 @@ def test_panels_that_were_read_ahead_are_bounded(
     body = explorer.page.request.get(address).text()
     explorer.page.route("**/api/activations/**", lambda route: route.fulfill(body=body))
     explorer.open(talk)
-    n_asked: Callable[[int], Any] = lambda count: explorer.page.evaluate(  # noqa: E731
-        """async (count) => {
-          const { prefetch } = await import("./static/api.js");
-          const before = performance.getEntriesByType("resource").length;
-          performance.setResourceTimingBufferSize(10_000);
-          for (let n = 0; n < count; n += 1) {
-            prefetch({ conversation: "c", position: n, lens: "logit", pins: [] });
-          }
-          let seen = -1;
-          const asked = () => performance
-            .getEntriesByType("resource")
-            .filter(({ name }) => name.includes("/activations/c/")).length;
-          while (asked() !== seen) {
-            seen = asked();
-            await new Promise((done) => setTimeout(done, 300));
-          }
-          return seen;
-        }""",
-        count,
-    )
-    assert n_asked(220) == 220
-    assert n_asked(10) == 230  # the first had been dropped
+    ask = """async ([count, expected]) => {
+      const { prefetch } = await import("./static/api.js");
+      performance.setResourceTimingBufferSize(10_000);
+      for (let n = 0; n < count; n += 1) {
+        prefetch({ conversation: "c", position: n, lens: "logit", pins: [] });
+      }
+      const asked = () => performance
+        .getEntriesByType("resource")
+        .filter(({ name }) => name.includes("/activations/c/")).length;
+      const end = performance.now() + 30_000;
+      while (asked() < expected && performance.now() < end) {
+        await new Promise((done) => setTimeout(done, 50));
+      }
+      await new Promise((done) => setTimeout(done, 300));
+      return asked();
+    }"""
+    assert explorer.page.evaluate(ask, [220, 220]) == 220
+    assert explorer.page.evaluate(ask, [10, 230]) == 230  # the first had been dropped
