@@ -133,7 +133,7 @@ class Ahead(Generic[Item]):
 
     def take(self) -> list[Item]:
         """The next item, with those that are made already; nothing at the end."""
-        some = [item for item in islice(self, 1)]
+        some = list(islice(self, 1))
         with suppress(Empty):
             while 0 < len(some) < MOST_AT_ONCE:
                 if (item := self._made.get_nowait()) is NOTHING:

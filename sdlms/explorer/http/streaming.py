@@ -1,9 +1,9 @@
 """Answers that are made while they are sent: one JSON object a line, or the pieces of a file.
 
-The items are made in a thread of the pool, one after another, and the next only when the client's
-connection takes more: neither a thread nor memory waits for a client that does not read. When the
-client goes away or reads nothing for long, or the server stops, the items' iterator is closed: that
-ends a generation.
+The items are made in a thread of the pool, those that come at once together, and the next only when
+the client's connection takes more: neither a thread nor memory waits for a client that does not
+read. When the client goes away or reads nothing for long, or the server stops, the items' iterator
+is closed: that ends a generation.
 """
 
 import asyncio
