@@ -1,7 +1,9 @@
 """Weights laid out where they lie, so that what a rule skips is whole rows; and laid back."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from mmap import mmap
 from typing import NamedTuple
 
 import torch
@@ -10,12 +12,23 @@ from torch import Tensor
 from sdlms.models.gating.layouts import Axis, LinearMap, address
 
 Swap = tuple[Tensor, Tensor]  # int64 [n] rows, and the rows that go there
-# Rows are swapped in parts of so many bytes: what is freed in between leaves small gaps in memory.
-PART = 1 << 18
+PART = 1 << 18  # rows are swapped in parts of so many bytes
+
+
+def room_of(n_bytes: int, device: torch.device) -> Tensor:
+    """Bytes that every mode may write to, and that go back to the system with their last holder.
+
+    Where malloc is given a block back, it may be too small for the next of its size, once something
+    small lies in it: so memory grew by up to two fifths of the weights.
+    """
+    with torch.inference_mode(False):
+        if device.type == "cpu":
+            return torch.frombuffer(mmap(-1, max(1, n_bytes)), dtype=torch.uint8)[:n_bytes]
+        return torch.empty(n_bytes, dtype=torch.uint8, device=device)
 
 
 class Scratch:
-    """Room for one matrix, for all `Rows` of a context: freed blocks would leave gaps in memory."""
+    """Room for one matrix, for all `Rows` of a context."""
 
     def __init__(self) -> None:
         self._room: Tensor | None = None
@@ -26,9 +39,7 @@ class Scratch:
         room = self._room
         if room is None or room.device != matrix.device or room.numel() < n_bytes:
             self._room = room = None
-            with torch.inference_mode(False):  # so that every mode may write to it
-                room = torch.empty(n_bytes, dtype=torch.uint8, device=matrix.device)
-            self._room = room
+            self._room = room = room_of(n_bytes, matrix.device)
         return room[:n_bytes].view(matrix.dtype).view(matrix.shape).copy_(matrix)
 
     def free(self) -> None:
@@ -118,9 +129,11 @@ class Rows:
         strays = kept[n:].nonzero().flatten() + n
         holes = (~kept[:n]).nonzero().flatten()
         part = max(1, PART // (self.rows.shape[1] * self.rows.element_size()))
-        for hole, stray in zip(torch.split(holes, part), torch.split(strays, part), strict=True):
-            swap = (torch.cat([hole, stray]), torch.cat([stray, hole]))
-            self._swap_(swap, (*self._swapped, swap))
+        pairs = zip(torch.split(holes, part), torch.split(strays, part), strict=True)
+        swaps = [(torch.cat([hole, stray]), torch.cat([stray, hole])) for hole, stray in pairs]
+        room = self._room_for(swaps)
+        for swap in swaps:
+            self._swap_(swap, (*self._swapped, swap), room)
 
     def restore_(self) -> None:
         """Undo `front_` exactly; also one that an exception interrupted."""
@@ -130,20 +143,30 @@ class Rows:
                 for tensor, indices, values in saved:
                     tensor[indices] = values
             self._swapped, self._torn = before, None
+        room = self._room_for(self._swapped)
         while self._swapped:
-            self._swap_(self._swapped[-1], self._swapped[:-1])
+            self._swap_(self._swapped[-1], self._swapped[:-1], room)
 
-    def _swap_(self, swap: Swap, after: tuple[Swap, ...]) -> None:
+    def _room_for(self, swaps: Sequence[Swap]) -> Tensor:
+        """Twice the rows of the largest of some swaps, `[2, row, ...]`."""
+        n_rows, n_columns = max((len(to) for to, _ in swaps), default=0), self.rows.shape[1]
+        shape, dtype = (2, n_rows, n_columns), self.rows.dtype
+        with self._writing():
+            room = room_of(math.prod(shape) * dtype.itemsize, self.rows.device)
+            return room.view(dtype).view(shape)
+
+    def _swap_(self, swap: Swap, after: tuple[Swap, ...], room: Tensor) -> None:
         """Move rows; until all is moved `_torn` knows what was there before."""
         to, source = swap
-        tensors = [self.rows]
-        if self._axis == "outputs" and self.bias is not None:
-            tensors.append(self.bias)
         with self._writing():
-            saved = [(tensor, to, tensor[to]) for tensor in tensors]
-            moved = [tensor[source] for tensor in tensors]
+            before, moved = room[:, : len(to)]
+            saved = [(self.rows, to, torch.index_select(self.rows, 0, to, out=before))]
+            moves = [(self.rows, torch.index_select(self.rows, 0, source, out=moved))]
+            if self._axis == "outputs" and self.bias is not None:
+                saved.append((self.bias, to, self.bias[to]))
+                moves.append((self.bias, self.bias[source]))
             self._torn = (self._swapped, saved)
-            for tensor, values in zip(tensors, moved, strict=True):
+            for tensor, values in moves:
                 tensor[to] = values
             self._swapped = after
             self._torn = None
