@@ -61,6 +61,7 @@ OWNERS = {
     "scipy": {"numerics", "probes", "sae", "structure"},
     "threadpoolctl": {"models", "probes", "sae"},
     "fastapi": {"explorer"},
+    "orjson": {"explorer"},
     "pydantic": {"explorer"},
     "starlette": {"explorer"},
     "uvicorn": {"explorer"},

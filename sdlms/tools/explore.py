@@ -94,7 +94,7 @@ def bytes_of(flag: str, text: str) -> int:
 
 def run(config: Config) -> None:
     """Serve until a signal says to stop; prints the address when the page can be used."""
-    for module in ("fastapi", "uvicorn"):
+    for module in ("fastapi", "orjson", "uvicorn"):
         require(module, "web", "sdlms explore")
     from sdlms.explorer.http.serving import listen
 

@@ -126,7 +126,7 @@ def test_how_much_is_said_can_be_chosen(
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("module", ["fastapi", "uvicorn"])
+@pytest.mark.parametrize("module", ["fastapi", "orjson", "uvicorn"])
 def test_without_the_extra_the_install_line_is_given(
     cli: Cli,
     capsys: pytest.CaptureFixture[str],

@@ -7,13 +7,13 @@ is closed: that ends a generation.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Event as Flag
 from typing import Any, Protocol, TypeVar
 
 import anyio
+import orjson
 from fastapi import HTTPException, Request
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -173,8 +173,7 @@ def _next_lines(items: Items) -> bytes:
 
 def _line(item: Mapping[str, Any]) -> bytes:
     """One object."""
-    text = json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"{text}\n".encode()
+    return orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE)
 
 
 async def _close(items: Items) -> None:

@@ -228,8 +228,13 @@ def test_an_error_event_is_the_status_of_what_has_no_lines() -> None:
     assert (response.status_code, response.json()) == (429, {"detail": "busy"})
 
 
+def test_what_is_no_number_is_null() -> None:
+    with served(app_of(iter_of({"nats": [float("nan"), float("inf"), 1.5]}))) as host:
+        assert httpx.get(f"http://{host}/lines").text == '{"nats":[null,null,1.5]}\n'
+
+
 def test_a_value_that_is_no_json_is_not_sent() -> None:
-    with served(app_of(iter_of({"entropy": float("nan")}))) as host:
+    with served(app_of(iter_of({"entropy": object()}))) as host:
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(f"http://{host}/lines")
 
