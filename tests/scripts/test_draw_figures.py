@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdlms.cli import main
 from sdlms.runs.reading import list_runs
 from tests.figures.gated_runs import gated_run
 from tests.figures.sae_runs import sae_run
@@ -32,8 +33,20 @@ def test_missing_models_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert not (tmp_path / "runs").exists()
 
 
+def run_here(stage: str, artifacts: Path, *settings: str) -> Path:
+    """The run that a stage makes, in this process: starting one takes longer than a tiny stage."""
+    with pytest.raises(SystemExit) as stopped:
+        main([stage, "--artifacts", str(artifacts), *settings])
+    assert not stopped.value.code
+    return list_runs(artifacts)[-1].path
+
+
 @pytest.mark.slow
-def test_a_model_is_captured_once_until_it_changes(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_is_captured_once_until_it_changes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draw_figures, "SETTINGS", (*draw_figures.SETTINGS, "--max-tokens", "1000"))
+    monkeypatch.setattr(draw_figures, "run_stage", run_here)
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     targets = (tmp_path / "figures" / "sizes.png", tmp_path / "figures" / "controls.png")
