@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sdlms.cli import main
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WITHOUT_RUN = ("basic_training", "streaming")
 WITH_RUN = {"layer_sweep": "all", "token_level": "50%"}
@@ -39,8 +41,9 @@ def last_number(text: str) -> float:
 
 def capture(folder: Path, layers: str) -> None:
     flags = ["--site", "resid_post", "--layers", layers, "--max-tokens", "2000", "--quiet"]
-    command = [sys.executable, "-m", "sdlms", "capture", *flags]
-    subprocess.run([*command, "--artifacts", str(folder / "artifacts")], check=True)
+    with pytest.raises(SystemExit) as stopped:
+        main(["capture", *flags, "--artifacts", str(folder / "artifacts")])
+    assert not stopped.value.code
 
 
 def test_every_example_is_tested() -> None:

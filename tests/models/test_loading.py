@@ -76,23 +76,26 @@ def test_loading_says_nothing(tiny_model: Path, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("revision", [None, "main", "step1000", COMMIT])
-def test_a_hub_model_comes_from_the_cache_under_hf_home(
-    tiny_model: Path, tmp_path: Path, revision: str | None
-) -> None:
+def test_a_hub_model_comes_from_the_cache_under_hf_home(tiny_model: Path, tmp_path: Path) -> None:
+    """By no revision, a branch, a tag and a commit, in a process that has that HF_HOME."""
     hub_cache(tiny_model, tmp_path)
+    revisions = [None, "main", "step1000", COMMIT]
     code = (
         "from sdlms.models.loading import *\n"
-        f"source = find_model('someone/tiny', {revision!r})\n"
-        "print(source.commit, *weight_hashes(source).values(), *tokenizer_hashes(source))\n"
-        "load_tokenizer(source), load_base_model(source, torch.float32, torch.device('cpu'))"
+        f"for revision in {revisions}:\n"
+        "    source = find_model('someone/tiny', revision)\n"
+        "    print(source.commit, *weight_hashes(source).values(), *tokenizer_hashes(source))\n"
+        "    load_tokenizer(source)\n"
+        "    load_base_model(source, torch.float32, torch.device('cpu'))"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     weights = sha256_of(tiny_model / "model.safetensors")
-    assert result.stdout.split() == [COMMIT, weights, "tokenizer.json", "tokenizer_config.json"]
+    found = [line.split() for line in result.stdout.splitlines()]
+    expected = [COMMIT, weights, "tokenizer.json", "tokenizer_config.json"]
+    assert found == [expected] * len(revisions)
 
 
 @pytest.mark.parametrize(
