@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.stages.gating_runs import run_in
 
 MODEL = "sdlms-small"
 CAPTURE = ["--model", MODEL, "--layers", "1,2", "--max-tokens", "2500", "--dtype", "float32"]
@@ -20,9 +20,7 @@ def captures(factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for control in CONTROLS:
         words = ["capture", *CAPTURE, *QUICK, "--control", control, "--label", control]
-        command = [sys.executable, "-m", "sdlms", *words]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-        found[control] = folder / done.stdout.strip()
+        found[control] = run_in(folder, words)
     return found
 
 

@@ -20,6 +20,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from sdlms.runs.reading import Run, list_runs
+from tests.stages.killing_stages import BLOCK_TOKENS, killed_at
 
 Cli = Callable[..., int]
 SMALL = ["--max-tokens", "600", "--dtype", "float32", "--threads", "1", "--quiet"]
@@ -244,54 +245,43 @@ def test_lack_of_memory_halves_the_batch_and_says_so(
         np.testing.assert_allclose(x, y, atol=1e-3, rtol=2e-3)
 
 
-KILLED = """
-import atexit, os, signal, sys
-from pathlib import Path
-from sdlms.acts import capturing
-from sdlms.cli import main
-from sdlms.models import batching
-capturing.BLOCK_TOKENS = batching.DEFAULT_BUDGET["cpu"] = 128
-fatal, calls, whole = int(sys.argv.pop(1)), 0, os.getpid()
-def dying(call):
-    def count(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls == fatal:
-            os.kill(whole, signal.SIGKILL)
-        return call(*args, **kwargs)
-    return count
-for name in ("pwrite", "fsync", "rename", "replace", "mkdir", "write", "chmod", "unlink"):
-    setattr(os, name, dying(getattr(os, name)))
-atexit.register(lambda: Path("calls").write_text(str(calls)))
-main(sys.argv[1:])
-"""
+def undisturbed(
+    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> dict[str, str]:
+    """The hash of every output of a run that is not killed, in blocks as `killed_at` has them.
 
+    In this process: those that are killed share the hash seed of another.
+    """
+    from sdlms.acts import capturing
+    from sdlms.models import batching
 
-def killed_at(work: Path, fatal_call: int, *arguments: object) -> int:
-    """The command line in a child process that kills itself at its n-th system call; 0: never."""
-    command = [sys.executable, "-c", KILLED, str(fatal_call), *map(str, arguments)]
-    return subprocess.run(command, cwd=work, capture_output=True, check=False).returncode
+    with monkeypatch.context() as context:
+        context.setattr(capturing, "BLOCK_TOKENS", BLOCK_TOKENS)
+        context.setitem(batching.DEFAULT_BUDGET, "cpu", BLOCK_TOKENS)
+        assert cli(*arguments) == 0
+    return outputs(newest(work))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["--save", "--no-save"])
 def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
-    work: Path, tiny_model: Path, mode: str
+    cli: Cli, work: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     arguments = ["capture", "--model", tiny_model, "--tasks", "qa,math", mode, *SMALL]
-    assert killed_at(work, 0, *arguments) == 0
-    expected = outputs(newest(work))
+    expected = undisturbed(cli, work, monkeypatch, *arguments)
+    assert not killed_at(work, 0, *arguments)
+    assert outputs(newest(work)) == expected
     n_calls = int((work / "calls").read_text())
     generator = random.Random(0)
     for chain in range(3):  # a run that is killed and resumed, killed and resumed, and finishes
         for _ in range(3):
             fatal = generator.randrange(1, n_calls)
-            if killed_at(work, fatal, *arguments, "--resume") == 0:
+            if not killed_at(work, fatal, *arguments, "--resume"):
                 break  # what was left needed fewer calls than that
         else:
-            assert killed_at(work, 0, *arguments, "--resume") == 0
+            assert not killed_at(work, 0, *arguments, "--resume")
         # One killed behind its renaming is complete, and the next --resume starts another.
-        assert len(list_runs(work / "artifacts")) >= chain + 2
+        assert len(list_runs(work / "artifacts")) >= chain + 3
         assert all(outputs(run.path) == expected for run in list_runs(work / "artifacts"))
     assert any(Run(run.path).all_of("resume") for run in list_runs(work / "artifacts"))
     assert [run for run in list_runs(work / "artifacts", partial=True) if not run.complete] == []
@@ -337,7 +327,7 @@ def test_a_changed_config_is_another_input(cli: Cli, work: Path, tiny_model: Pat
     """The same weights under another config compute otherwise: never spliced into one run."""
     shutil.copytree(tiny_model, work / "mine")
     arguments = ["capture", "--model", "mine", "--tasks", "qa", *SMALL]
-    assert killed_at(work, 40, *arguments) == -signal.SIGKILL
+    assert killed_at(work, 40, *arguments)
     config = json.loads((work / "mine/config.json").read_text())
     (work / "mine/config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.1}))
     assert cli(*arguments, "--resume") == 0
@@ -349,7 +339,7 @@ def test_another_device_does_not_continue_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     arguments = ["capture", "--model", tiny_model, "--tasks", "qa", *SMALL]
-    assert killed_at(work, 40, *arguments) == -signal.SIGKILL
+    assert killed_at(work, 40, *arguments)
     monkeypatch.setattr("sdlms.models.device.describe", lambda device: "another machine")
     assert cli(*arguments, "--resume") == 2
     assert "here it is another machine" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Controls of the capture stage: fresh weights, shuffled tokens."""
 
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import torch
 from sdlms.models.loading import find_model, load_base_model
 from sdlms.models.recorded import load_recorded_model
 from sdlms.runs.reading import Run, list_runs
-from tests.stages.test_capture import SMALL, Cli, killed_at, newest, outputs, table
+from tests.stages.killing_stages import killed_at
+from tests.stages.test_capture import SMALL, Cli, newest, outputs, table, undisturbed
 
 CPU = torch.device("cpu")
 CONTROLS = ("reinit", "permute-tokens")
@@ -139,17 +139,16 @@ def test_statistics_alone_are_those_of_the_stored_control(
 @pytest.mark.slow
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_killed_control_resumes_to_the_same_bytes_and_never_continues_another(
-    cli: Cli, work: Path, tiny_model: Path, control: str
+    cli: Cli, work: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, control: str
 ) -> None:
     arguments = ["capture", "--model", tiny_model, "--tasks", "qa,math", *SMALL]
     marked = [*arguments, "--control", control]
-    assert killed_at(work, 0, *marked) == 0
-    expected = outputs(newest(work))
-    assert killed_at(work, 60, *arguments) == -signal.SIGKILL
-    assert killed_at(work, 60, *marked, "--resume") == -signal.SIGKILL  # started anew
+    expected = undisturbed(cli, work, monkeypatch, *marked)
+    assert killed_at(work, 60, *arguments)
+    assert killed_at(work, 60, *marked, "--resume")  # started anew
     plain, mine = [run for run in list_runs(work / "artifacts", partial=True) if not run.complete]
     assert not mine.all_of("resume")
-    assert killed_at(work, 0, *marked, "--resume") == 0
+    assert not killed_at(work, 0, *marked, "--resume")
     assert Run(newest(work)).name == mine.name
     assert Run(newest(work)).all_of("resume")
     assert outputs(newest(work)) == expected

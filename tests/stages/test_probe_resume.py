@@ -1,10 +1,7 @@
 """A probe run that was killed or interrupted ends with the bytes of one that was not."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +10,9 @@ from sdlms.probes import stacks
 from sdlms.probes.sweep import Sweep
 from sdlms.probes.training import Trainer
 from sdlms.runs.reading import Run, list_runs
+from tests.stages.killing_stages import killed_chains
 from tests.stages.probe_runs import SMALL, Cli, newest, noise, outputs, published, raised
 
-KILLING = Path(__file__).with_name("killing_stages.py")
 WORDS = ["--kinds", "logistic,mlp,attention,mass_mean", "--seeds", "2"]
 
 
@@ -32,12 +29,7 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
     kinds = "logistic,mlp,attention" if level == "document" else "logistic,mlp"
     pool = ["--pool", "max"] if level == "document" else []
     words = ["--kinds", kinds, *pool, "--level", level, *SMALL]
-    command = [sys.executable, KILLING, "6", "probe", *words]
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = killed_chains(work, 6, "probe", *words)
     assert found["kills"] >= 6
     assert found["resumed"] >= 4  # one killed before its first line is begun anew
     assert found["runs"] >= 7

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from sdlms.runs.reading import Run, list_runs
 from sdlms.runs.writing import RunWriter
 from sdlms.sae import training
 from sdlms.sae.training import Training
+from tests.stages.killing_stages import killed_chains
 from tests.stages.probe_runs import Cli, newest, outputs
 from tests.stages.sae_train_runs import planted, trained_runs
 
-KILLING = Path(__file__).with_name("killing_stages.py")
 STEPS = ["--batch-size", 64, "--tokens", 2560, "--threads", 1]  # 40 steps
 SWEEP = ["--l1", "0.3,1", "--screen", *STEPS]
 KINDS = {
@@ -29,12 +28,7 @@ KINDS = {
 
 def kill_at_random(work: Path, n_chains: int, words: list[object]) -> None:
     """Runs that die at random system calls and go on until they end; all are the same."""
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, KILLING, str(n_chains), "sae-train", *map(str, words), "--quiet"]
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = killed_chains(work, n_chains, "sae-train", *words, "--quiet")
     assert found["kills"] >= n_chains
     assert found["resumed"] >= n_chains // 2  # one killed before its first line is begun anew
     assert found["runs"] == n_chains + 1
