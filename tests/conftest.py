@@ -1,5 +1,6 @@
 """Tiny random models with the embedded tokenizer, and the real command line, for all tests."""
 
+import gc
 import logging
 import os
 import shutil
@@ -23,6 +24,12 @@ settings.load_profile("sdlms")
 
 TOKENIZER = Path(__file__).parent.parent / "sdlms/assets/models/sdlms-medium"
 Cli = Callable[..., int]
+
+
+def pytest_collection_finish() -> None:
+    """What thousands of tests are made of is not searched for garbage while they run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

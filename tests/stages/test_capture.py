@@ -273,7 +273,7 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
     assert outputs(newest(work)) == expected
     n_calls = int((work / "calls").read_text())
     generator = random.Random(0)
-    for chain in range(3):  # a run that is killed and resumed, killed and resumed, and finishes
+    for chain in range(6):  # a run that is killed and resumed, killed and resumed, and finishes
         for _ in range(3):
             fatal = generator.randrange(1, n_calls)
             if not killed_at(work, fatal, *arguments, "--resume"):

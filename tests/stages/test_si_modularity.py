@@ -1,10 +1,6 @@
 """`sdlms si-modularity` through the real command line: what each table says, and what stays."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import networkx as nx
@@ -15,11 +11,11 @@ from sdlms.acts import load_acts
 from sdlms.runs.reading import Run, list_runs
 from sdlms.storage.counts import read_counts
 from sdlms.structure import study
+from tests.stages.killing_stages import killed_chains
 from tests.stages.probe_runs import Cli, newest, outputs, table
 from tests.stages.structure_runs import QUICK, resolved
 
 Streams = pytest.CaptureFixture[str]
-KILLING = Path(__file__).with_name("killing_stages.py")
 TASKS = ["python_code", "math", "qa", "prose", "dialogue", "reasoning"]
 FEW = ["--nulls", "2", *QUICK]
 TABLES = {"si_modularity.csv", "units.csv", "controls.csv", "thresholds.csv"}
@@ -238,12 +234,7 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bytes(
     work: Path, names: dict[str, str]
 ) -> None:
     words = ["si-modularity", "--acts", names["none"], "--layers", "2", *FEW]
-    done = subprocess.run(
-        [sys.executable, KILLING, "3", *words],
-        cwd=work, env=dict(os.environ), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])  # behind the paths of finished runs
+    found = killed_chains(work, 3, *words)
     assert (found["different"], found["unfinished"]) == (0, [])
     assert found["kills"] >= 3 and found["resumed"] >= 1
 
