@@ -1,6 +1,3 @@
-import gc
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -17,14 +14,6 @@ from sdlms.models.batching import (
 )
 
 LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=40)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def only_new_objects_are_collected() -> Iterator[None]:
-    """Each time that memory runs out, all of the test process would be searched for garbage."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @given(LENGTHS)

@@ -85,10 +85,10 @@ def run_stage(arguments: list[str], fatal: int) -> bool:
         except BaseException as error:  # noqa: BLE001
             print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status) and status != 0:
-        raise RuntimeError(f"the command failed with {os.waitstatus_to_exitcode(status)}")
-    return os.WIFSIGNALED(status)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"the command failed with {code}")
+    return code != 0
 
 
 def hashes(stage: str) -> list[dict[str, str]]:
