@@ -1,7 +1,14 @@
-"""The exception meant for the user, and the hint that its messages end with."""
+"""The exception meant for the user, and the hints that its messages end with."""
 
 import difflib
 from collections.abc import Iterable
+
+
+# What to do where something that was kept between two tries cannot be read.
+ANEW = (
+    "Start anew: the same command without --resume; in a pipeline remove the run first "
+    "(sdlms runs remove)."
+)
 
 
 class UserError(Exception):

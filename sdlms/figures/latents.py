@@ -93,7 +93,7 @@ def _described(strongest: Strongest, latent: int) -> str:
         return f"latent {latent}: never fires"
     most = int(counts.argmax())
     return (
-        f"latent {latent}: fires on {100 * strongest.rates[latent]:.2g} % of tokens; "
+        f"latent {latent}: fires on {100 * strongest.rates[latent]:.3g} % of tokens; "
         f"{100 * counts[most] / counts.sum():.0f} % of its firings are in {strongest.tasks[most]}"
     )
 

@@ -16,6 +16,7 @@ from sdlms.figures.panels import (
     MARKERS,
     Row,
     add_title,
+    legend_columns,
     numbers,
     quieten,
     rows_to_draw,
@@ -85,7 +86,8 @@ def curves_figure(run: Run, title: str, by: Literal["lens", "task"] = "lens") ->
     _name_layers(axes[-1], own)
     add_title(figure, title, NOTE)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(names), frameon=False)
+    columns = legend_columns(len(names), figure.get_figwidth())
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

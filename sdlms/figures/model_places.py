@@ -40,9 +40,9 @@ class Places:
         """Where the name of a group stands."""
         return geometric_mean(group.values())
 
-    def alone(self, model: str) -> bool:
-        """Whether no other model is of that size."""
-        return {model} in [set(group) for group in self.groups]
+    def neighbours(self, smaller: str, larger: str) -> bool:
+        """Whether no size lies between those of two models, and no other model is of them."""
+        return ([smaller], [larger]) in pairwise(list(group) for group in self.groups)
 
     @property
     def shared(self) -> bool:

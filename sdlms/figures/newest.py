@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdlms.figures.panels import MOST_BESIDE
+from sdlms.runs.folder import has_meta
 from sdlms.runs.reading import Run, find_run, list_runs
 from sdlms.storage.tables import read_table
 
@@ -82,13 +83,13 @@ def runs_beside(artifacts: Path, run: Run, *needs: Wish) -> list[Run]:
 
 
 def reader_of(artifacts: Path, run: Run, stage: str) -> Run | None:
-    """The newest complete run of a stage that has read this run, if any."""
+    """The newest complete run of a stage that has read this run and the same control, if any."""
     readers = [
         other
         for other in _complete(artifacts, stage)
         if any(record.get("run") == run.name for record in other.all_of("input"))
     ]
-    return readers[-1] if readers else None
+    return next((other for other in reversed(readers) if _control(other) == _control(run)), None)
 
 
 def _complete(artifacts: Path, stage: str) -> list[Run]:
@@ -113,10 +114,24 @@ def _size(run: Run) -> int:
 
 
 def _texts(run: Run) -> object:
-    """What says on which texts a run looked, and at which units."""
+    """What says on which texts a run looked, at which units, and when these fire."""
     resolved = run.start["resolved"]
-    data = [
-        (task["task"], task["sources"], [each["sha256"] for each in task.get("datasets", [])])
-        for task in resolved.get("data", [])
-    ]
-    return data, resolved.get("tasks"), resolved.get("site"), resolved.get("kind")
+    units = [resolved.get(key) for key in ("tasks", "site", "kind", "threshold")]
+    return _documents(run), units
+
+
+def _documents(run: Run) -> object:
+    """What says which documents a run read, or the run that it read."""
+    resolved, config = run.start["resolved"], run.start["config"]
+    if not (read := resolved.get("acts")):
+        data = [
+            (
+                *(task["task"], task["sources"], task.get("n_captured")),
+                *(each["sha256"] for each in task.get("datasets", [])),
+            )
+            for task in resolved.get("data", [])
+        ]
+        return data, [config.get(key) for key in ("max_tokens", "skip_first", "seed")]
+    # Where that run is gone, its name is all that is known of what it read.
+    captured = run.path.parent / read
+    return _documents(Run(captured)) if has_meta(captured) else read

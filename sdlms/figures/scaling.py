@@ -203,9 +203,12 @@ def _draw_line(panel: Axes, rows: list[Row], at: NDArray[np.float64], index: int
 
 
 def _join(panel: Axes, rows: list[Row], at: list[float], places: Places, look: Line2D) -> None:
-    """Lines from size to size, of which each is one model's: of several none is the right one."""
+    """Lines from size to size, of which each is one model's: of several none is the right one.
+
+    None leads past a size at which nothing was measured.
+    """
     for (one, start), (other, end) in pairwise(zip(rows, at, strict=True)):
-        if places.alone(one["model"]) and places.alone(other["model"]):
+        if places.neighbours(one["model"], other["model"]):
             panel.plot(
                 [start, end],
                 [float(one["value"] or "nan"), float(other["value"] or "nan")],

@@ -59,7 +59,7 @@ class Saved:
         """The lens as `meta.jsonl` records it."""
         files = sorted(path for path in self.folder.iterdir() if path.is_file())
         return {
-            "folder": str(self.folder),
+            "folder": None if self.run else str(self.folder),  # a run may lie anywhere
             "run": self.run.name if self.run else None,
             "files": {path.name: sha256_of(path) for path in files},
         }

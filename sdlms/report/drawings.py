@@ -129,6 +129,9 @@ def _latents(runs: Sequence[Run], every_run: Sequence[Run]) -> Iterator[Plan]:
 def _trends(runs: Sequence[Run], _: Sequence[Run]) -> Iterator[Plan]:
     """For each stage that was joined, its quantities by the model's size."""
     for run in runs:
+        if error := _lack(run, stages_joined):
+            yield Plan("By the model's size", (run,), partial(_refuse, error))
+            continue
         for stage in stages_joined(run):
             title = f"By the model's size: {stage}"
             yield Plan(title, (run,), partial(trends_figure, run, title, stage))

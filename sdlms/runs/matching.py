@@ -30,12 +30,14 @@ def find_complete(artifacts: Path, wanted: Record) -> Run | None:
     for run in reversed(list_runs(artifacts)):
         if not (run.complete and _begun_alike(run, wanted)):
             continue
-        if _decided(run.start, DECIDED) != _decided(wanted, DECIDED):
+        # One that was continued where less was decided alike is what its second half asked for too.
+        asked_for = [run.start, *run.all_of("resume")]
+        if _decided(wanted, DECIDED) not in [_decided(each, DECIDED) for each in asked_for]:
             continue
         if damage := differences_at_a_glance(run):
             LOGGER.warning("%s is damaged and passed over (%s)", run.name, damage[0])
         elif _inputs_unchanged(run, artifacts):
-            LOGGER.info(f"{run.name} is reused{_another_commit(run, wanted)}")
+            LOGGER.info(f"{run.name} is reused{_another_code(run, wanted)}")
             return run
     LOGGER.info(f"no complete {wanted['stage']} run has these settings, inputs and versions")
     return None
@@ -99,7 +101,11 @@ def _named_places(run: Run) -> Iterator[Path]:
                 yield Path(word).resolve().parent
 
 
-def _another_commit(run: Run, wanted: Record) -> str:
-    """How the commit differs, which need not change results; empty where it does not."""
-    there, here = ((start.get("git") or {}).get("commit", "") for start in (run.start, wanted))
-    return f", made at commit {there[:7]}, not {here[:7]}" if there and here != there else ""
+def _another_code(run: Run, wanted: Record) -> str:
+    """How the code differs or may differ, which need not change results; empty where it cannot."""
+    states = [start.get("git") or {} for start in (run.start, wanted)]
+    there, here = (state.get("commit", "") for state in states)
+    said = f", made at commit {there[:7]}, not {here[:7]}" if there and here != there else ""
+    if any(state.get("dirty") for state in states):
+        said += "; the code had or has changes that are not committed"
+    return said

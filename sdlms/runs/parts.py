@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdlms.errors import UserError
+from sdlms.errors import ANEW, UserError
 from sdlms.storage.files import write_atomically
 
 Part = dict[str, Any]
@@ -44,7 +44,7 @@ class Parts:
             part: Part = json.loads(path.read_bytes())
         except ValueError as error:
             raise UserError(
-                f"{path}: damaged ({error}). Start anew: the same command without --resume."
+                f"{path}: damaged ({error}). {ANEW}"
             ) from None
         return part
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdlms.errors import UserError
+from sdlms.errors import ANEW, UserError
 from sdlms.sae.pupil import Pupil
 from sdlms.storage.files import write_atomically
 from sdlms.storage.tensors import read_tensors, write_tensors
@@ -69,6 +69,6 @@ def _read_index(path: Path) -> dict[str, Any]:
         index: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(
-            f"{path}: damaged ({error}). Train anew: the same command without --resume."
+            f"{path}: damaged ({error}). {ANEW}"
         ) from None
     return index

@@ -56,10 +56,10 @@ class Trained:
     l0: float
 
     def record(self) -> dict[str, Any]:
-        """What `meta.jsonl` says of it: where it is for, and the hashes of its weights."""
-        weights = sorted(self.folder.glob("*.safetensors"))
-        hashes = {path.name: sha256_of(path) for path in weights}
-        return {"layer": self.layer, "member": self.member, "weights": hashes}
+        """What `meta.jsonl` says of it: where it is for, and the hashes of what it is read from."""
+        files = [self.folder / CONFIG, *sorted(self.folder.glob("*.safetensors"))]
+        hashes = {path.name: sha256_of(path) for path in files}
+        return {"layer": self.layer, "member": self.member, "files": hashes}
 
 
 def is_sae_folder(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Who trains a member: our own steps where they pay, sae-lens' training classes otherwise."""
 
+from importlib.metadata import version
 from typing import Literal
 
 import torch
@@ -18,6 +19,15 @@ OWN = {"standard": StandardLearner, "topk": TopKLearner}
 def trainer_of(kind: str, wanted: Trainer) -> str:
     """`sdlms` or `sae-lens`: who trains this kind."""
     return "sdlms" if wanted == "auto" and kind in OWN else "sae-lens"
+
+
+def version_of(trainer: str) -> str:
+    """Name and version of who trains; our own steps go by the run's version.
+
+    Args:
+        trainer: as `trainer_of` names it.
+    """
+    return f"{trainer} {version(trainer)}" if trainer == "sae-lens" else trainer
 
 
 def learner_of(

@@ -1,6 +1,6 @@
 """Quantities that compare only under the same conditions: measured times, loss per token."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -8,6 +8,14 @@ from sdlms.errors import UserError
 from sdlms.progress import LOGGER
 from sdlms.scaling.metrics import Metric
 from sdlms.scaling.sources import Source
+
+# What to do where all of a run depends on a condition that differs.
+REMEDIES = {
+    "machine": (
+        "Leave it out, or time all on one machine, with the same --dtype, --threads and --backend."
+    ),
+    "tokenizer": "Leave it out, or name runs of models with one tokenizer.",
+}
 
 
 def under_same_conditions(sources: Sequence[Source]) -> list[Source]:
@@ -22,7 +30,7 @@ def under_same_conditions(sources: Sequence[Source]) -> list[Source]:
     Raises:
         UserError: nothing is left of a run.
     """
-    unlike: set[tuple[str, Metric]] = set()
+    unlike: dict[tuple[str, Metric], str] = {}
     for stage, given, metrics in _depending(sources):
         group = [s for s in sources if s.stage == stage and metrics & {v.metric for v in s.values}]
         others = [source for source in group if source.given[given] != group[0].given[given]]
@@ -34,7 +42,7 @@ def under_same_conditions(sources: Sequence[Source]) -> list[Source]:
             f"{given} is {first.given[given]} in {first.described} and {other.given[given]} in "
             f"{other.described}"
         )
-        unlike |= {(stage, metric) for metric in metrics}
+        unlike |= {(stage, metric): given for metric in metrics}
     return [_without(source, unlike) for source in sources]
 
 
@@ -46,13 +54,18 @@ def _depending(sources: Sequence[Source]) -> Iterator[tuple[str, str, set[Metric
         yield stage, given, {metric for _, metric in pairs}
 
 
-def _without(source: Source, unlike: set[tuple[str, Metric]]) -> Source:
-    """The source without some quantities."""
+def _without(source: Source, unlike: Mapping[tuple[str, Metric], str]) -> Source:
+    """The source without some quantities.
+
+    Args:
+        source: a run's quantities.
+        unlike: stage and quantity -> the condition in which runs differ.
+    """
     left = [value for value in source.values if (source.stage, value.metric) not in unlike]
     if not left:
+        given = " and ".join(sorted({unlike[source.stage, each.metric] for each in source.values}))
         raise UserError(
-            f"--runs: {source.described} holds measured times alone, of another machine than other "
-            "runs': they do not compare. Leave it out, or time all on one machine, with the same "
-            "--dtype, --threads and --backend."
+            f"--runs: nothing of {source.described} compares with other runs, for all of it "
+            f"depends on the {given}. {REMEDIES.get(given, 'Leave it out.')}"
         )
     return source if len(left) == len(source.values) else replace(source, values=left)

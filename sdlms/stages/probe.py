@@ -178,8 +178,11 @@ def _left_out(acts: "Acts", labelled: "Labelled", question: "Question") -> list[
 def _resolved(plan: Plan) -> dict[str, Any]:
     """What the inputs turned out to be."""
     question = plan.question
+    read = plan.run.start["resolved"]
     return {
         "acts": plan.run.name,
+        "model": read["model"],
+        "control": read.get("control", "none"),
         "site": question.acts.site,
         "layers": list(question.layers),
         "labels": question.class_counts,

@@ -106,7 +106,10 @@ def _check(runs: Sequence[Run]) -> None:
     with Progress("checksums", sum(sizes), "bytes") as progress:
         for run, size_bytes in zip(runs, sizes, strict=True):
             if found := differences(run):
-                raise UserError(f"{run.path} is damaged ({found[0]}). Make it anew, or restore it.")
+                raise UserError(
+                    f"{run.path} is damaged ({found[0]}). Restore it, or make it anew: remove it "
+                    "and the runs that read it (sdlms runs remove), and give their commands again."
+                )
             progress.advance(size_bytes)
 
 

@@ -89,6 +89,7 @@ class Plan:
         return {
             "acts": self.runs[-1].name,
             "model": self.subject.model,
+            "control": self.subject.control,
             "site": self.subject.site,
             "layers": self.subject.layers,
             "saes": [

@@ -157,6 +157,7 @@ def _resolved(plan: Plan) -> dict[str, Any]:
         "sae": plan.sae_name,
         "acts": plan.acts.name,
         "model": plan.acts.start["resolved"]["model"],
+        "control": plan.source.description.header.control,
         "site": plan.source.description.site,
         "members": [each.record() for each in plan.trained],
     }

@@ -150,11 +150,13 @@ def run(config: Config, out: RunWriter) -> None:
     from sdlms.models.device import device_of, set_threads
     from sdlms.sae.ground import note_halved, write_documents
     from sdlms.sae.memory import check_memory
+    from sdlms.sae.trainers import version_of
 
     study, decided = _plan(config, *_inputs(config, out))
     check_memory(study.members, device_of(decided["device"]))
     out.check_disk(study.predicted_bytes(), "Name fewer --layers or coefficients.")
-    decided = out.start(study.resolved(), decided)
+    resolved = {**study.resolved(), "trainer": version_of(decided["trainer"])}
+    decided = out.start(resolved, decided)
     if study.subject.run is not None:
         out.input(study.subject.run)
     set_threads(decided["threads"])

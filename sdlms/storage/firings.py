@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlms.errors import UserError
+from sdlms.errors import ANEW, UserError
 from sdlms.storage.files import sync, write_errors
 from sdlms.storage.flat import Array, Blank, FlatWriter, create_flat
 from sdlms.storage.rows import document_blocks
@@ -203,4 +203,4 @@ def _read_layout(path: Path) -> tuple[Layout, int]:
 
 def _damaged(path: Path) -> UserError:
     """What there is to say of a scratch file that cannot be read."""
-    return UserError(f"{path}: damaged, or gone. Start anew: the same command without --resume.")
+    return UserError(f"{path}: damaged, or gone. {ANEW}")

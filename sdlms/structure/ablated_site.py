@@ -157,9 +157,9 @@ def _trained(run: Run, layer: int) -> Trained:
     found = Trained(origin, site, layer, member, folder, nan)
     if not is_sae_folder(folder):
         raise UserError(f"{folder}: the SAE of {run.name}, layer {layer}, is gone. Restore it.")
-    if found.record()["weights"] != recorded["weights"]:
+    if found.record()["files"] != recorded["files"]:
         raise UserError(
-            f"{folder}: the weights of this SAE changed since {run.name} (sha256 differs). "
+            f"{folder}: the files of this SAE changed since {run.name} (sha256 differs). "
             "Restore them, or make latents anew: sdlms sae-latents"
         )
     return found

@@ -104,7 +104,8 @@ def _carry_out(steps: Sequence[Step], artifacts: Path, talk: Sequence[str]) -> N
     except StepFailedError as failed:
         _say_failed(failed)
     except KeyboardInterrupt:
-        LOGGER.warning(f"interrupted in step {steps[len(finished)].name}; {GOES_ON}")
+        in_work = steps[min(len(finished), len(steps) - 1)]
+        LOGGER.warning(f"interrupted in step {in_work.name}; {GOES_ON}")
         raise typer.Exit(130) from None
     for line in _table(finished):
         LOGGER.info(line)

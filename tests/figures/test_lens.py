@@ -13,6 +13,7 @@ from sdlms.lens.tables import COLUMNS, lens_rows
 from sdlms.runs.reading import Run
 from sdlms.runs.writing import RunOptions, RunWriter
 from sdlms.storage.lens_file import LensReader
+from sdlms.storage.rows import Rows
 from sdlms.storage.tables import read_table, write_table
 from tests.figures.overlaps import assert_nothing_overlaps
 from tests.lens.lens_files import STATES, rows_of, write_lens
@@ -21,14 +22,14 @@ ROWS = rows_of([9, 20, 30, 12, 1, 25], ["a", "b", "b", "a", "a", "b"])
 PLACES = [-1.0, -0.5, 0.0, 2.0]
 
 
-def measured(artifacts: Path) -> Run:
+def measured(artifacts: Path, rows: Rows = ROWS) -> Run:
     """A run of random numbers, without a model behind it."""
     with RunWriter("logit-lens", {}, RunOptions(artifacts=artifacts)) as out:
         out.start({"model": {"name": "small"}}, {})
-        write_lens(out.path / "lens.h5", ROWS, ["logit", "tuned"])
+        write_lens(out.path / "lens.h5", rows, ["logit", "tuned"])
         with LensReader(out.path / "lens.h5") as reader:
-            rows = list(lens_rows(reader, ["a", "b"], 0))
-        write_table(out.path / "logit_lens.csv", COLUMNS, rows)
+            table = list(lens_rows(reader, list(dict.fromkeys(rows.document_tasks)), 0))
+        write_table(out.path / "logit_lens.csv", COLUMNS, table)
         out.output("lens.h5")
         out.output("logit_lens.csv", columns=COLUMNS)
     return Run(out.path)
@@ -67,6 +68,15 @@ def test_lines_are_the_table(run: Run, by: str, names: list[str], fixed: dict[st
                 dotted = [line for line in panel.lines if line.get_linestyle() == ":"]
                 assert any(list(line.get_ydata()) == pytest.approx(chance) for line in dotted)
     assert_nothing_overlaps(figure)
+
+
+def test_a_legend_of_many_tasks_has_several_rows(tmp_path: Path) -> None:
+    tasks = [f"a long task {number}" for number in range(12)]
+    rows = rows_of([3] * len(tasks), tasks)
+    figure = curves_figure(measured(tmp_path, rows), "a title", by="task")
+    assert_nothing_overlaps(figure)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == tasks
 
 
 def test_lines_differ_without_colour(run: Run) -> None:

@@ -14,9 +14,14 @@ def test_models_of_like_size_are_a_group() -> None:
         ["medium", "medium-relu"],
         ["large"],
     ]
-    assert [model for model in SIZES if places.alone(model)] == ["large", "small"]
     assert places.shared and not Places({"a": 1e6, "b": 2e6}).shared
-    assert not places.alone("medium")
+
+
+def test_a_line_leads_from_a_size_to_the_next_where_one_model_is_of_each() -> None:
+    places = Places({"a": 1e6, "b": 1e7, "c": 1e8, "c2": 1.01e8, "d": 1e9})
+    pairs = [(one, other) for one in "abcd" for other in "abcd" if places.neighbours(one, other)]
+    assert pairs == [("a", "b")]
+    assert Places({"a": 1e6, "c": 1e8}).neighbours("a", "c")
 
 
 def test_points_stand_apart_and_near_their_size() -> None:

@@ -1,5 +1,6 @@
 """Which runs a notebook shows."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from sdlms.figures.panels import MOST_BESIDE
 from sdlms.runs.folder import make_writable
 from sdlms.runs.meta import META
 from sdlms.runs.reading import Run
+from sdlms.runs.writing import RunOptions, RunWriter
 from tests.runs.small_runs import make_run
-from tests.scaling.small_runs import captured, model_of, written
+from tests.scaling.small_runs import captured, model_of, modular, written
 
 
 def test_runs_lie_where_the_command_line_writes_them(
@@ -111,6 +113,34 @@ def test_only_runs_on_the_same_data_sets_stand_beside_each_other(work: Path) -> 
     assert runs_beside(work / "artifacts", small) == [small, medium]
 
 
+def test_only_runs_of_as_many_documents_stand_beside_each_other(work: Path) -> None:
+    def on(model: str, n_captured: int = 7, **config: int) -> Run:
+        data = [{"task": "qa", "sources": {"a": "b"}, "n_captured": n_captured}]
+        resolved = {"model": model_of(model), "data": data, "control": "none"}
+        return written(work, "capture", {"max_tokens": 100, **config}, resolved, {})
+
+    small, medium = on("small"), on("medium")
+    on("large", 8)
+    on("huge", max_tokens=101)
+    on("large", seed=1)
+    assert runs_beside(work / "artifacts", small) == [small, medium]
+
+
+def test_runs_of_other_runs_are_beside_those_on_the_same_texts(work: Path) -> None:
+    def read_by(model: str, digest: str, **changed: str) -> Run:
+        data = [{"task": "qa", "sources": {"a": digest}, "n_captured": 7}]
+        resolved = {"model": model_of(model), "data": data, "control": "none"}
+        return modular(work, model, written(work, "capture", {}, resolved, {}), **changed)
+
+    small, medium = read_by("small", "b"), read_by("medium", "b")
+    read_by("large", "c")
+    read_by("huge", "b", threshold="fixed:0")
+    artifacts = work / "artifacts"
+    assert runs_beside(artifacts, small) == [small, medium]
+    shutil.rmtree(artifacts / small.start["resolved"]["acts"])
+    assert runs_beside(artifacts, small) == [small]  # nobody knows what it has read
+
+
 def test_no_more_runs_than_fit_into_a_picture(work: Path) -> None:
     models = [model_of("small", name=f"small-{n}", n_parameters=100 - n) for n in range(6)]
     runs = [captured(work, "", model=model) for model in models]
@@ -124,6 +154,10 @@ def test_the_newest_reader_of_a_run_is_found(work: Path) -> None:
     run, other = captured(work, "small"), captured(work, "medium")
     readers = [make_run(folder, inputs=(run,)) for _ in range(2)]
     stage = readers[0].stage
+    assert reader_of(folder, run, stage) == readers[1]
+    with RunWriter(stage, {"seed": 1}, RunOptions(artifacts=folder)) as out:
+        out.start({"control": "permute-tokens"}, {})
+        out.input(run)
     assert reader_of(folder, run, stage) == readers[1]
     assert reader_of(folder, other, stage) is None
     assert reader_of(folder, run, "another") is None

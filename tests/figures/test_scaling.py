@@ -156,6 +156,21 @@ def test_a_small_difference_of_shares_looks_small(
         assert -0.01 < low and high < 1.01
 
 
+def test_no_line_leads_past_a_model_that_has_no_value(tmp_path: Path) -> None:
+    rows = [
+        row("capture", "participation_fraction", model, depth, number, n_parameters=f"{10**number}")
+        for number, model in enumerate(("small", "medium", "large", "huge"), start=6)
+        for depth in ("0.5", "0.75")
+        if (model, depth) != ("medium", "0.75")
+    ]
+    figure = trends_figure(table_run(tmp_path, "scaling", {"scaling.csv": rows}), "x", "capture")
+    joined = [
+        [line.get_ydata().tolist() for line in panel.lines if leads(line, 0)]
+        for panel in drawn(figure)
+    ]
+    assert joined == [[[6, 7], [7, 8], [8, 9]], [[8, 9]]]
+
+
 def test_rules_are_lines_of_all_tasks_at_one_fraction(run: Run) -> None:
     figure = trends_figure(run, "a title", "dynamic-k")
     critical, ratio = drawn(figure)  # what one model alone has is no trend

@@ -62,7 +62,7 @@ def broken(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     artifacts = folder / "artifacts"
     linked(list(study.runs.values()), artifacts)
     for step in ("capture", "sae-train", "si-modularity", "logit-lens"):
-        damage(study.runs[step], artifacts / f"20200101_000000_{step}_damaged")
+        damage(study.runs[step], artifacts / f"20200101_000000_{step}_cut")
     make_partial(artifacts, label="unfinished").path.rename(
         artifacts / ".20200101_000000_capture_unfinished.partial"
     )
@@ -124,13 +124,13 @@ def run_cases() -> Iterator[tuple[str, str, str, str]]:
     for stage, flag, step in RUN_FLAGS:
         yield stage, flag, "20990101_000000_nowhere", "20990101_000000_nowhere"
         yield stage, flag, "20200101_000000_capture_unfinished", "unfinished"
-        yield stage, flag, f"20200101_000000_{step}_damaged", "damaged"
+        yield stage, flag, f"20200101_000000_{step}_cut", "damaged"
         yield stage, flag, "./hollow", "hollow"
         if (stage, flag) not in LISTS:
             yield stage, flag, "", "sdlms: "
         yield stage, flag, "./taken", "taken"
         if stage != "report":
-            yield stage, flag, "{probe}", "probe"
+            yield stage, flag, "{probe}", "'probe' run"
 
 
 @pytest.mark.parametrize(("stage", "flag", "run", "names"), list(run_cases()))
@@ -245,11 +245,15 @@ def test_an_input_of_other_runs_stays(refused: Refused, study: Study) -> None:
 
 
 def test_a_damaged_run_is_told_from_an_undamaged_one(
-    cli: Cli, broken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cli: Cli,
+    broken: Path,
+    study: Study,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is refused above is refused for the damage: the same commands take the undamaged run."""
+    """The study's own runs, of which the damaged ones are copies, were taken by the same flags."""
     monkeypatch.chdir(broken)
-    assert cli("runs", "verify", "20200101_000000_capture_damaged") == 3
-    whole = [run for run in list_runs(broken / "artifacts") if run.stage == "capture"]
-    assert any(cli("runs", "verify", Run(run.path).name) == 0 for run in whole)
+    for step in ("capture", "sae-train", "si-modularity", "logit-lens"):
+        assert cli("runs", "verify", f"20200101_000000_{step}_cut") == 3
+        assert cli("runs", "verify", study.runs[step].name) == 0
     capsys.readouterr()

@@ -12,6 +12,7 @@ from tests.conftest import Cli
 from tests.integration.studies import (
     REPORT,
     SCALING,
+    SMALL,
     STEPS,
     TEXTS,
     Study,
@@ -58,6 +59,26 @@ def test_the_small_study(study: Study, cli: Cli, capsys: pytest.CaptureFixture[s
     for run in study.runs.values():
         assert cli("runs", "verify", run) == 0
     capsys.readouterr()
+
+
+def becoming(study: Study) -> dict[str, str]:
+    """What the last lines say of each step: `made`, `resumed` or `reused`."""
+    lines = study.result.stderr.splitlines()[-len(study.steps) :]
+    return {step: how for step, how, *_ in (line.split() for line in lines)}
+
+
+def test_nothing_is_made_twice(study: Study, tmp_path: Path) -> None:
+    """Of no stage; and where a setting changed, that step and those that read it."""
+    linked(list(study.runs.values()), tmp_path / "artifacts")
+    write_texts(tmp_path)
+    again = carried_out(tmp_path, "again.toml", SMALL)
+    assert becoming(again) == dict.fromkeys(study.runs, "reused")
+    assert [run.name for run in again.runs.values()] == [run.name for run in study.runs.values()]
+    assert len(list_runs(tmp_path / "artifacts")) == len(study.runs)
+    changed = carried_out(tmp_path, "changed.toml", SMALL.replace("k = [8]", "k = [4]"))
+    made = {"sae-train", "sae-latents", "report"}
+    assert {step for step, how in becoming(changed).items() if how == "made"} == made
+    assert list(becoming(changed).values()).count("reused") == len(study.runs) - len(made)
 
 
 def test_a_study_of_pythias_shape(pythia: Study) -> None:

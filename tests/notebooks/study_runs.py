@@ -23,7 +23,7 @@ def make_study(artifacts: Path) -> list[Run]:
 
     As in the demo, the newest of a stage is not always the one to show: of captures it is one of
     the residual stream, of dynamic-k one that measured no speed, of si-modularity one without
-    graphs and ablation, and among the captures are controls.
+    graphs and ablation, of probe and sae-latents one of a control; among the captures are controls.
     """
     medium = made(artifacts, "capture", "--model", "sdlms-medium", *CAPTURE)
     small = made(artifacts, "capture", *SMALL, *CAPTURE)
@@ -31,9 +31,12 @@ def make_study(artifacts: Path) -> list[Run]:
         made(artifacts, "capture", *SMALL, *CAPTURE, "--control", control)
         for control in ("reinit", "permute-tokens")
     ]
-    resid = ("--acts", made(artifacts, "capture", *SMALL, *CAPTURE, "--site", "resid_post"))
+    at_residuals = (*SMALL, *CAPTURE, "--site", "resid_post")
+    permuted = ("--acts", made(artifacts, "capture", *at_residuals, "--control", "permute-tokens"))
+    resid = ("--acts", made(artifacts, "capture", *at_residuals))
     trained = made(artifacts, "sae-train", *resid, *AUTOENCODERS)
-    made(artifacts, "sae-latents", *resid, "--sae", trained)
+    for acts in (resid, permuted):
+        made(artifacts, "sae-latents", *acts, "--sae", trained)
     between = ("--layers", 1, "--controls", ",".join(controls), "--nulls", 2, "--ablate")
     made(artifacts, "si-modularity", "--acts", small, *between)
     made(artifacts, "si-modularity", "--acts", small, "--layers", 1, "--no-graph")
@@ -41,7 +44,8 @@ def make_study(artifacts: Path) -> list[Run]:
     made(artifacts, "dynamic-k", *SMALL, *QUALITY)
     made(artifacts, "logit-lens", *SMALL, *CAPTURE[:2], *TUNED)
     made(artifacts, "logit-lens", *SMALL, *CAPTURE[:2], "--max-tokens", 800)
-    made(artifacts, "probe", *resid, "--kinds", "logistic,mass_mean")
+    for acts in (resid, permuted):
+        made(artifacts, "probe", *acts, "--kinds", "logistic,mass_mean")
     made(artifacts, "scaling", "--runs", f"{small},{medium}")
     return list_runs(artifacts)
 

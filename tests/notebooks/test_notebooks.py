@@ -11,7 +11,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from sdlms.runs.reading import list_runs
+from sdlms.figures.newest import reader_of
+from sdlms.runs.reading import Run, list_runs
 from sdlms.storage.files import sha256_of
 from tests.notebooks.execution import NOTEBOOKS, Executed, code_of, execute, notebook
 from tests.notebooks.study_runs import make_lean_study, make_study
@@ -105,17 +106,20 @@ def test_tables_have_rows_and_intervals(executed: Executed, name: str) -> None:
 
 @pytest.mark.slow
 def test_a_control_is_not_taken_for_the_model(executed: Executed, artifacts: Path) -> None:
-    runs = {cells[0].outputs[0].data["text/plain"] for cells in executed.cells.values()}
-    assert len(runs) == len(FIGURES)
-    assert all((artifacts / name.strip("'")).is_dir() for name in runs)
-    assert "sdlms-small" in str(executed.cells["capture"][-1].outputs[0].data["text/html"])
-    assert "none" in str(executed.cells["capture"][-1].outputs[0].data["text/html"])
+    names = [cells[0].outputs[0].data["text/plain"] for cells in executed.cells.values()]
+    runs = [Run(artifacts / name.strip("'")) for name in names]
+    assert {run.stage for run in runs} == set(STAGES.values())
+    assert {run.start["resolved"]["control"] for run in runs} == {"none"}
+    others = [run for run in list_runs(artifacts) if run.start["resolved"]["control"] != "none"]
+    assert {run.stage for run in others} == {"capture", "probe", "sae-latents"}
+    latents = reader_of(artifacts, runs[list(executed.cells).index("sae_train")], "sae-latents")
+    assert latents is not None and latents.start["resolved"]["control"] == "none"
 
 
 @pytest.mark.slow
 def test_the_newest_run_is_not_always_the_one_to_show(executed: Executed, artifacts: Path) -> None:
     newest = {run.stage: run.name for run in list_runs(artifacts)}
-    for name in ("capture", "dynamic_k", "logit_lens", "si_modularity"):
+    for name in ("capture", "dynamic_k", "logit_lens", "probe", "si_modularity"):
         shown = executed.cells[name][0].outputs[0].data["text/plain"].strip("'")
         assert shown != newest[STAGES[name]]
     tables = [result.data.get("text/html", "") for result in executed.outputs("capture", RESULT)]

@@ -135,6 +135,17 @@ def test_another_commit_is_told(stage: Stage, caplog: pytest.LogCaptureFixture) 
     stage("reuse", **changed("made_by", git=None))
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_code_that_is_not_committed_is_told(
+    stage: Stage, there: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = [{"commit": "a" * 40, "dirty": dirty} for dirty in (there, not there)]
+    run = stage(**changed("made_by", git=states[0]))[0]
+    stage("reuse", **changed("made_by", git=states[1]))
+    said = f"{run.name} is reused; the code had or has changes that are not committed"
+    assert said in caplog.messages
+
+
 @pytest.mark.parametrize("damage", ["shorter", "gone", "added", "meta"])
 def test_a_damaged_run_is_passed_over_with_a_warning(
     stage: Stage, damage: str, caplog: pytest.LogCaptureFixture
@@ -192,6 +203,17 @@ def test_with_both_flags_a_complete_run_comes_first_then_a_partial_one(
     anew, worked = stage("reuse", "resume", **changed("config", seed=1))
     assert worked and not anew.all_of("resume")
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_run_continued_with_other_threads_is_the_same_for_them(stage: Stage) -> None:
+    """Cores differ from job to job: what went on is not thrown away when all is asked for again."""
+    partial = stage.partial(**changed("decided", threads=32))
+    resumed, worked = stage("reuse", "resume")
+    assert (resumed.name, worked) == (partial.name, True)
+    assert resumed.start["decided"]["threads"] == 32
+    for threads in (2, 32):
+        assert stage("reuse", "resume", **changed("decided", threads=threads)) == (resumed, False)
+    assert stage("reuse", "resume", **changed("decided", threads=4))[1]
 
 
 def test_with_both_flags_what_cannot_be_continued_is_begun_anew(stage: Stage) -> None:

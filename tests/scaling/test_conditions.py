@@ -1,13 +1,17 @@
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sdlms.errors import UserError
+from sdlms.lens.tables import COLUMNS as LENS_COLUMNS
+from sdlms.runs.reading import Run
 from sdlms.scaling.conditions import under_same_conditions
 from sdlms.scaling.sources import Source
+from sdlms.storage.tables import Cell
 from tests.scaling.gated_runs import gated
-from tests.scaling.small_runs import captured, model_of, sources
+from tests.scaling.small_runs import captured, model_of, sources, written
 
 TIMED = {"speedup", "speedup_mlp", "sparsity_gain_mlp"}
 PER_TOKEN = {"perplexity", "perplexity_ratio", "quality_delta", "critical_sparsity"}
@@ -81,6 +85,23 @@ def test_a_run_of_nothing_but_times_is_refused_elsewhere(tmp_path: Path) -> None
         gated(tmp_path, "small", measure="speed"),
         gated(tmp_path, "medium", measure="speed", decided={"threads": 1}),
     ]
-    with pytest.raises(UserError, match=r"^--runs: .*\(small\) holds measured times alone") as e:
+    message = r"^--runs: nothing of .*\(small\) compares .* depends on the machine\. .* --threads"
+    with pytest.raises(UserError, match=message) as e:
         under_same_conditions(sources(*runs))
     assert "\n" not in str(e.value)
+
+
+def looked_into(work: Path, model: dict[str, Any]) -> Run:
+    """A logit-lens run of one layer."""
+    row: dict[str, Cell] = dict.fromkeys(LENS_COLUMNS, 0.5)
+    row |= {"layer": 1, "site": "resid_post", "task": "all", "lens": "logit"}
+    resolved = {"model": model, "data": [], "control": "none"}
+    return written(work, "logit-lens", {}, resolved, {"logit_lens.csv": (LENS_COLUMNS, [row])})
+
+
+def test_a_run_of_nothing_but_losses_is_refused_beside_other_tokens(tmp_path: Path) -> None:
+    models = [model_of(n, tokenizer={"a.json": n}) for n in ("small", "medium")]
+    runs = [looked_into(tmp_path, model) for model in models]
+    message = r"^--runs: nothing of .*\(small\) compares .* depends on the tokenizer\. .* tokenizer"
+    with pytest.raises(UserError, match=message):
+        under_same_conditions(sources(*runs))

@@ -263,7 +263,7 @@ def test_what_the_hub_has_cached(
     assert list(by_name(run)) == ["layers.3"]
     (recorded,) = Run(run).start["resolved"]["saes"]
     assert recorded["sae"] == "someone/saes/layers.3"
-    assert list(recorded["weights"]) == ["sae.safetensors"]
+    assert list(recorded["files"]) == ["cfg.json", "sae.safetensors"]
     capsys.readouterr()
     code = cli("sae-evaluate", "--sae", "someone/absent/layers.3", "--layers", 3, *NO_CE)
     message = "--sae someone/absent/layers.3: the hub cannot be reached"

@@ -151,7 +151,7 @@ def test_an_autoencoder_that_is_gone_or_other_is_missed_at_once(work: Path, shar
     run = latents_of_folder(work, shared, 1)
     weights = work / "one-sae/sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
-    assert "the weights of this SAE changed since" in refusal(run)
+    assert "the files of this SAE changed since" in refusal(run)
     shutil.rmtree(work / "one-sae")
     assert f"the SAE of {run.name}, layer 1, is gone" in refusal(run)
 
