@@ -155,8 +155,7 @@ def run(config: Config, out: RunWriter) -> None:
     study, decided = _plan(config, *_inputs(config, out))
     check_memory(study.members, device_of(decided["device"]))
     out.check_disk(study.predicted_bytes(), "Name fewer --layers or coefficients.")
-    resolved = {**study.resolved(), "trainer": version_of(decided["trainer"])}
-    decided = out.start(resolved, decided)
+    decided = out.start({**study.resolved(), "trainer": version_of(decided["trainer"])}, decided)
     if study.subject.run is not None:
         out.input(study.subject.run)
     set_threads(decided["threads"])
