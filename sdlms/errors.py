@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 # What to do where something that was kept between two tries cannot be read.
 ANEW = (
     "Start anew: the same command without --resume; in a pipeline remove the run first "

@@ -43,9 +43,7 @@ class Parts:
         try:
             part: Part = json.loads(path.read_bytes())
         except ValueError as error:
-            raise UserError(
-                f"{path}: damaged ({error}). {ANEW}"
-            ) from None
+            raise UserError(f"{path}: damaged ({error}). {ANEW}") from None
         return part
 
     def _path(self, name: str) -> Path:

@@ -68,7 +68,5 @@ def _read_index(path: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(
-            f"{path}: damaged ({error}). {ANEW}"
-        ) from None
+        raise UserError(f"{path}: damaged ({error}). {ANEW}") from None
     return index

@@ -14,7 +14,6 @@ from transformers import BertConfig, BertModel
 from sdlms.cli import NAMED
 from sdlms.runs.folder import make_writable
 from sdlms.runs.meta import META
-from sdlms.runs.reading import Run, list_runs
 from tests.conftest import Cli
 from tests.integration.studies import Study, linked
 from tests.runs.small_runs import make_partial

@@ -191,8 +191,8 @@ def test_every_command_is_on_some_page_and_nothing_is_made_small_in_vain() -> No
 
 def test_commands_are_found_wherever_they_stand() -> None:
     page = (
-        "sdlms not-this, `sdlms probe --acts A --seeds 3`, `sdlms x`, `sdlms STAGE --reuse`, `sdlms "
-        "runs list --help`, `sdlms scaling --runs A,…`, `a --b`\n"
+        "sdlms not-this, `sdlms probe --acts A --seeds 3`, `sdlms x`, `sdlms STAGE --reuse`, "
+        "`sdlms runs list --help`, `sdlms scaling --runs A,…`, `a --b`\n"
         "```\n.venv/bin/sdlms report   # why\nRUN=$(sdlms capture --label a)\n"
         "sdlms/stages/   a folder\n```\n```toml\nsdlms nor-this\n```\n```sh\n"
         "sdlms runs list | head\n```\n"
