@@ -43,8 +43,12 @@ class Study:
     documents: Documents
     members: list[Member]
 
-    def resolved(self) -> dict[str, Any]:
-        """What the inputs turned out to be, for `meta.jsonl`."""
+    def resolved(self, trainer: str) -> dict[str, Any]:
+        """What the inputs turned out to be, for `meta.jsonl`.
+
+        Args:
+            trainer: whose steps train the members; another version of it makes another run.
+        """
         subject, recipe = self.subject, self.members[0].recipe
         return {
             "acts": None if subject.run is None else subject.run.name,
@@ -58,6 +62,7 @@ class Study:
             "expansion": recipe.width / subject.d_model,
             "steps": recipe.n_steps,
             "members": list(dict.fromkeys(member.name for member in self.members)),
+            "trainer": trainer,
         }
 
     def description(self) -> list[str]:

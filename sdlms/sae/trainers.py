@@ -21,12 +21,9 @@ def trainer_of(kind: str, wanted: Trainer) -> str:
     return "sdlms" if wanted == "auto" and kind in OWN else "sae-lens"
 
 
-def version_of(trainer: str) -> str:
-    """Name and version of who trains; our own steps go by the run's version.
-
-    Args:
-        trainer: as `trainer_of` names it.
-    """
+def described(kind: str, wanted: Trainer) -> str:
+    """Who trains this kind, with the version; our own steps have that of the run."""
+    trainer = trainer_of(kind, wanted)
     return f"{trainer} {version(trainer)}" if trainer == "sae-lens" else trainer
 
 

@@ -150,12 +150,11 @@ def run(config: Config, out: RunWriter) -> None:
     from sdlms.models.device import device_of, set_threads
     from sdlms.sae.ground import note_halved, write_documents
     from sdlms.sae.memory import check_memory
-    from sdlms.sae.trainers import version_of
 
     study, decided = _plan(config, *_inputs(config, out))
     check_memory(study.members, device_of(decided["device"]))
     out.check_disk(study.predicted_bytes(), "Name fewer --layers or coefficients.")
-    decided = out.start({**study.resolved(), "trainer": version_of(decided["trainer"])}, decided)
+    decided = out.start(study.resolved(decided["trainer"]), decided)
     if study.subject.run is not None:
         out.input(study.subject.run)
     set_threads(decided["threads"])
@@ -188,11 +187,11 @@ def _plan(config: Config, capture: Run | None, tasks: list[Task]) -> "tuple[Stud
     from sdlms.sae.members import members_of
     from sdlms.sae.stream import check_enough
     from sdlms.sae.study import Study
-    from sdlms.sae.trainers import trainer_of
+    from sdlms.sae.trainers import described
     from sdlms.storage.counts import masked_lengths
 
     decided: dict[str, Any] = decisions(device_of(config.device), config.dtype, config.threads)
-    decided["trainer"] = trainer_of(config.arch, config.trainer)
+    decided["trainer"] = described(config.arch, config.trainer)
     subject = _subject(config, capture, tasks)
     counts, names = masked_lengths(subject.rows), subject.rows.document_tasks
     budgets = Budgets(config.tokens, config.eval_tokens, config.ce_tokens)

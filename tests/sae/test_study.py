@@ -45,7 +45,7 @@ def trained(own: Study, checkpoint: Path, n_steps: int = 60) -> list[Pupil]:
 
 
 def test_inputs_are_recorded() -> None:
-    resolved = study().resolved()
+    resolved = study().resolved("sae-lens 6.0")
     assert (resolved["acts"], resolved["site"], resolved["layers"]) == (None, "resid_post", LAYERS)
     assert (resolved["d_in"], resolved["width"], resolved["expansion"]) == (8, 32, 4.0)
     names = ["l1_0.1_seed0", "l1_0.1_seed1", "l1_0.5_seed0", "l1_0.5_seed1"]

@@ -1,12 +1,14 @@
 """Who trains: our steps for what they know, sae-lens for the rest and on request."""
 
+from importlib.metadata import version
+
 import pytest
 import torch
 
 from sdlms.sae.initial import initial_weights
 from sdlms.sae.lens_learner import LensLearner
 from sdlms.sae.recipe import KINDS, Kind
-from sdlms.sae.trainers import OWN, learner_of, trainer_of
+from sdlms.sae.trainers import OWN, described, learner_of, trainer_of
 from tests.sae.recipes import recipe
 from tests.sae.sweeps import CPU
 
@@ -15,6 +17,8 @@ from tests.sae.sweeps import CPU
 def test_our_steps_are_taken_where_there_are_any(kind: Kind) -> None:
     assert trainer_of(kind, "sae-lens") == "sae-lens"
     assert trainer_of(kind, "auto") == ("sdlms" if kind in ("standard", "topk") else "sae-lens")
+    assert described(kind, "sae-lens") == f"sae-lens {version('sae-lens')}"
+    assert described("topk", "auto") == "sdlms"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +195,9 @@ def test_every_architecture(cli: Cli, work: Path, kind: str, trainer: str) -> No
     assert cli("sae-train", "--acts", "latest", *words, "--ce-tokens", 0, *QUIET) == 0
     run = newest(work)
     own = trainer == "auto" and kind in ("standard", "topk")
-    assert Run(run).start["decided"]["trainer"] == ("sdlms" if own else "sae-lens")
+    assert Run(run).start["decided"]["trainer"] == (
+        "sdlms" if own else f"sae-lens {version('sae-lens')}"
+    )
     splits = by_split(run)
     layers, held_out = rows_of(capture, SITE, splits["measured"])
     _, training = rows_of(capture, SITE, splits["train"])
