@@ -96,3 +96,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with replacing(path) as file:
         file.write(content)
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """What there is to say of an HDF5 file that cannot be opened.
+
+    Args:
+        path: of the file.
+        error: by which the system, or HDF5 where there is no `strerror`, says why.
+    """
+    reason = (error.strerror or str(error)).partition("\n")[0]
+    if error.strerror:
+        return UserError(f"cannot read {path} ({reason}).")
+    return UserError(f"cannot read {path}: it is damaged, or another program's ({reason}).")

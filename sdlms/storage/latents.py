@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlms.errors import UserError, did_you_mean
-from sdlms.storage.files import write_errors
+from sdlms.storage.files import unreadable, write_errors
 from sdlms.storage.flat import Array, Attributes, Blank, FlatWriter, create_flat
 
 FORMAT = "sdlms latents"
@@ -200,8 +200,7 @@ class LatentsReader:
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
-            reason = (error.strerror or str(error)).partition("\n")[0]
-            raise UserError(f"cannot read {path} ({reason}).") from None
+            raise unreadable(path, error) from None
         found = self._file.attrs.get("format"), self._file.attrs.get("version")
         if found != (FORMAT, VERSION):
             self._file.close()

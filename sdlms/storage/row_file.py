@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sdlms.errors import UserError
 from sdlms.storage.activations import ActivationsReader, Header, Place
+from sdlms.storage.files import unreadable
 from sdlms.storage.flat import Array
 
 MASK = "/tokens/mask"
@@ -144,8 +145,7 @@ def find_rows(path: Path, kind: type[ActivationsReader] = ActivationsReader) -> 
                 state=_state(path.stat()),
             )
     except OSError as error:
-        reason = (error.strerror or str(error)).partition("\n")[0]
-        raise UserError(f"cannot read {path} ({reason}).") from None
+        raise unreadable(path, error) from None
     # KeyError, IndexError, RuntimeError: by which HDF5 says that a part is missing; the others: it
     # is there, and is something else.
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError):

@@ -154,7 +154,7 @@ def test_a_missing_part_is_one_clear_line(tmp_path: Path, part: str) -> None:
 def test_any_cut_is_one_clear_line(tmp_path: Path, share: float) -> None:
     written(tmp_path / "a.h5")
     os.truncate(tmp_path / "a.h5", int((tmp_path / "a.h5").stat().st_size * share))
-    with pytest.raises(UserError, match="cannot read") as refused:
+    with pytest.raises(UserError, match=r"cannot read .*a\.h5: it is damaged") as refused:
         find_rows(tmp_path / "a.h5")
     assert "\n" not in str(refused.value)
 
