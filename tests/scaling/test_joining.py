@@ -102,7 +102,7 @@ def test_rows_say_all_and_their_order_is_not_that_of_the_runs(tmp_path: Path) ->
         "kind": "latent",
         "task": "all",
         "metric": "fvu",
-        "unit": "fraction",
+        "unit": "ratio",
         "relative_depth": 0.75,
         "model": "small",
         "n_parameters": 1_000_000,
