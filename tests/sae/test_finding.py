@@ -144,13 +144,9 @@ def test_a_folder_is_for_the_one_layer_that_is_named(tmp_path: Path) -> None:
     (found,) = trained_in_folder(folder, None, ("2",))
     assert (found.layer, found.member, found.folder, found.site) == (2, "mine", folder, None)
     assert isnan(found.l0)
-    record = found.record()
-    weights = sha256_of(folder / "sae_weights.safetensors")
-    assert record == {
-        "layer": 2,
-        "member": "mine",
-        "weights": {"sae_weights.safetensors": weights},
-    }
+    names = ("cfg.json", "sae_weights.safetensors")
+    files = {name: sha256_of(folder / name) for name in names}
+    assert found.record() == {"layer": 2, "member": "mine", "files": files}
     for layers in (ALL, ("1", "2"), ("50%",)):
         with pytest.raises(UserError, match="name its one layer by its index"):
             trained_in_folder(folder, None, layers)
