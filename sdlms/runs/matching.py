@@ -14,7 +14,7 @@ from sdlms.storage.files import sha256_of
 MATCHED = ("stage", "config", "resolved", "version")
 DEVICE = ("device", "device_name")  # another one gives other bytes
 # Of what `auto` turned out to be, all that changes results, or the times that are results.
-DECIDED = (*DEVICE, "dtype", "threads", "backend", "unembed", "trainer")
+DECIDED = (*DEVICE, "dtype", "threads", "backend", "unembed")
 
 
 def find_complete(artifacts: Path, wanted: Record) -> Run | None:

@@ -15,8 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELL = ("", "sh", "bash", "shell", "console")
 COMMAND = re.compile(r"(?:^|[\s/(])sdlms (?P<words>[^#]*?)\s*\)?\s*(?:#.*)?$")
-# Not what leaves out words (`…`, STAGE), nor what asks for help.
-IN_TEXT = re.compile(r"`sdlms (?P<words>[a-z](?:(?!--help)[^`…])* --(?:(?!help)[^`…])+)`")
+IN_TEXT = re.compile(r"`sdlms (?P<words>[a-z][^`…]* --[^`…]+)`")  # nothing left out: `…`, STAGE
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
 RUN_NAME = re.compile(r"\d{8}_\d{6}_[\w-]+")
 # Commands that no test carries out, each with the reason.
@@ -87,7 +86,8 @@ def commands_in(text: str) -> Iterator[str]:
         if line.startswith("```"):
             language = line.removeprefix("```").strip() if language is None else None
         elif language is None:
-            yield from (found["words"] for found in IN_TEXT.finditer(line))
+            texts = (found["words"] for found in IN_TEXT.finditer(line))
+            yield from (words for words in texts if "--help" not in words)
         elif language in SHELL and (found := COMMAND.search(line)):
             yield found["words"]
 

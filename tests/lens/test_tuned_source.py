@@ -37,6 +37,7 @@ def test_a_folder_is_a_lens(tmp_path: Path) -> None:
     assert saved.run is None
     assert torch.equal(saved.read(RECORD, 16).weight, TUNED.weight)
     record = saved.record()
+    assert (record["run"], record["folder"]) == (None, str(tmp_path / "lens"))
     assert set(record["files"]) == {"config.json", "translators.safetensors"}
     write_tuned(tmp_path / "lens", Tuned(TUNED.weight + 1, TUNED.bias), RECORD)
     assert saved.record()["files"] != record["files"]
@@ -61,6 +62,8 @@ def test_a_run_that_trained_one_is_a_lens(tmp_path: Path) -> None:
             saved = find_tuned(tmp_path, word)
             assert saved.run is not None and saved.run.name == run.name
             assert torch.equal(saved.read(RECORD, 16).bias, TUNED.bias)
+            record = saved.record()
+            assert (record["run"], record["folder"]) == (run.name, None)  # however it was named
     with pytest.raises(UserError, match="no run 'absent'"):
         find_tuned(tmp_path, "absent")
 

@@ -65,6 +65,15 @@ def test_a_run_that_lacks_something_takes_no_other_with_it() -> None:
             plan.draw()
 
 
+def test_a_scaling_run_of_another_version_takes_no_other_with_it(tmp_path: Path) -> None:
+    odd = table_run(tmp_path / "odd", "scaling", {"scaling.csv": [{"metric": "x"}]})
+    sound = table_run(tmp_path, "scaling", {"scaling.csv": rows_of_captures()})
+    refused, drawn = plans_of("scaling", [odd, sound], [odd, sound])
+    assert (refused.runs, drawn.runs) == ((odd,), (sound,))
+    with pytest.raises(KeyError, match="stage"):
+        refused.draw()
+
+
 def test_every_run_has_a_figure_of_its_own() -> None:
     plans = list(each(figure, "title")(RUNS, RUNS))
     assert [plan.runs for plan in plans] == [(run,) for run in RUNS]

@@ -149,9 +149,12 @@ def test_a_model_that_is_gone_or_other_is_missed_at_once(work: Path, model: Path
 
 def test_an_autoencoder_that_is_gone_or_other_is_missed_at_once(work: Path, shared: Run) -> None:
     run = latents_of_folder(work, shared, 1)
-    weights = work / "one-sae/sae_weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
-    assert "the files of this SAE changed since" in refusal(run)
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        file = work / "one-sae" / name
+        own = file.read_bytes()
+        file.write_bytes(own + b" ")
+        assert "the files of this SAE changed since" in refusal(run)
+        file.write_bytes(own)
     shutil.rmtree(work / "one-sae")
     assert f"the SAE of {run.name}, layer 1, is gone" in refusal(run)
 
